@@ -1,0 +1,63 @@
+# Two commands matter: `make run` and `make test`. Each sets up what is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
+
+.PHONY: run test check setup setup-dev proto lock format test-letta letta bench clean
+
+run: setup ## start every service with the tavern demo
+	@$(BIN)/earshot up --demo
+
+test: setup-dev ## every test that needs nothing but this machine
+	@$(BIN)/pytest -m "not letta and not browser"
+
+check: setup-dev ## lint, types, room boundaries, generated code up to date
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy services tests bench
+	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory proto OUT=$(VENV)/gen-check && diff -r gen $(VENV)/gen-check && echo "gen/ is up to date"
+
+test-letta: setup-dev ## the tests against a real Letta server 0.16.8
+	@deploy/letta/run-tests.sh $(BIN)/pytest -m letta
+
+setup: $(VENV)/.runtime
+setup-dev: $(VENV)/.dev
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Earshot needs Python >= 3.11; set PYTHON=python3.x"; exit 1; }
+	@echo "Making the environment in $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+# The development lock holds everything of the runtime lock at the same versions.
+$(VENV)/.runtime: $(VENV)/bin/python requirements.lock pyproject.toml
+	@test -f $(VENV)/.dev || $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/bin/python requirements-dev.lock pyproject.toml
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.runtime
+
+OUT ?= gen
+proto: ## generate gen/ from protos/
+	@rm -rf $(OUT) && mkdir -p $(OUT)
+	@$(BIN)/python -m grpc_tools.protoc -I protos \
+	  --plugin=protoc-gen-mypy=$(BIN)/protoc-gen-mypy --plugin=protoc-gen-mypy_grpc=$(BIN)/protoc-gen-mypy_grpc \
+	  --python_out=$(OUT) --mypy_out=quiet:$(OUT) --grpc_python_out=$(OUT) --mypy_grpc_out=quiet:$(OUT) $(PROTOS)
+	@rm -f $(OUT)/earshot/type/v1/type_pb2_grpc.py $(OUT)/earshot/type/v1/type_pb2_grpc.pyi
+
+lock: ## renew the hash-pinned locks (needs uv)
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+	  pyproject.toml --group build -o requirements.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+	  pyproject.toml --group build --group dev -c requirements.lock -o requirements-dev.lock
+
+format: setup-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .earshot .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,174 @@
+"""The app that rooms add themselves to: start in order, workers supervised, closers in reverse.
+
+A room is `async def bind(app: App) -> None` in its `server.py`: it opens its store, adds its servicer, its workers and
+its closers. The same bind runs every room in one process (embedded) or any subset over real gRPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health_aio
+
+from services.common.channels import OPTIONS, Channels
+from services.common.clock import Clock, SystemClock
+from services.common.inprocess import InProcessServer
+from services.common.interceptors import RoomInterceptor
+from services.common.logs import get_logger
+from services.common.settings import Settings
+from services.common.store import MEMORY, Database
+from services.common.telemetry import Metrics, configure_tracing
+
+Worker = Callable[[], Awaitable[None]]
+# A worker that fails is started again, after this, doubling to the maximum.
+RESTART_MIN_S = 0.2
+RESTART_MAX_S = 10.0
+
+_log = get_logger("common")
+
+
+class App:
+    """One process.
+
+    rooms: names of the rooms it hosts. network: also serve them over gRPC on their addresses; an embedded process does
+    not. inline_stores: writes commit on the loop's thread, for virtual time.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        rooms: Iterable[str],
+        *,
+        network: bool = False,
+        clock: Clock | None = None,
+        inline_stores: bool = False,
+    ) -> None:
+        self.settings = settings
+        self.rooms = frozenset(rooms)
+        self.clock: Clock = clock or SystemClock()
+        self.metrics = Metrics()
+        self._interceptors = [RoomInterceptor(self.metrics)]
+        self._local = InProcessServer(self._interceptors)
+        self.channels = Channels(settings, self._local, self.rooms)
+        self._inline_stores = inline_stores
+        self._server: grpc.aio.Server | None = None
+        self._network = network
+        self._adders: list[tuple[Callable[[Any, Any], None], Any, str]] = []
+        self._workers: list[tuple[str, Worker]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._closers: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        self._ready_checks: list[tuple[str, Callable[[], Awaitable[None]]]] = []
+        self._ready = False
+
+    # -- what a room's bind uses -----------------------------------------------------------------------------------
+
+    def open_store(self, room: str, schema: Sequence[str]) -> Database:
+        """The room's store; closed with the app. Raises StoreInUse when another process has it."""
+        path = self.settings.data_path(room)
+        database = Database(path, schema, inline=self._inline_stores or path == MEMORY)
+        self.on_close(f"{room}.store", database.close)
+        return database
+
+    def add(self, adder: Callable[[Any, Any], None], servicer: Any, service: str) -> None:
+        """Serve a servicer: `adder` is the generated add_...Servicer_to_server, `service` its full name."""
+        adder(servicer, self._local)
+        self._adders.append((adder, servicer, service))
+
+    def worker(self, name: str, run: Worker) -> None:
+        """Run `run` for the life of the app, once every room is served; restarted with back-off when it fails."""
+        self._workers.append((name, run))
+
+    def on_close(self, name: str, closer: Callable[[], Awaitable[None]]) -> None:
+        """Run at stop, last registered first."""
+        self._closers.append((name, closer))
+
+    def ready_check(self, name: str, check: Callable[[], Awaitable[None]]) -> None:
+        """Part of readiness: raises when the room cannot serve."""
+        self._ready_checks.append((name, check))
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Serve, then start workers."""
+        provider = configure_tracing(
+            self.settings.otlp_endpoint, self.settings.trace_sample, "earshot-" + "-".join(sorted(self.rooms))
+        )
+        if provider is not None:
+            self.on_close("tracing", lambda: asyncio.to_thread(provider.shutdown))
+        if self._network and self._adders:
+            await self._serve_network()
+        for name, run in self._workers:
+            self._tasks.append(asyncio.create_task(self._supervise(name, run), name=name))
+        self._ready = True
+
+    async def _serve_network(self) -> None:
+        server = grpc.aio.server(interceptors=self._interceptors, options=OPTIONS)
+        health = health_aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health, server)
+        for adder, servicer, service in self._adders:
+            adder(servicer, server)
+            await health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await health.set("", health_pb2.HealthCheckResponse.SERVING)
+        for room in sorted(self.rooms - {"edge"}):
+            server.add_insecure_port(self.settings.address(room))
+        await server.start()
+        self._server = server
+
+    async def _supervise(self, name: str, run: Worker) -> None:
+        delay = RESTART_MIN_S
+        while True:
+            started = self.clock.monotonic()
+            try:
+                await run()
+                return
+            except Exception as error:  # noqa: BLE001 - a worker's failure must not end the process
+                _log.error("worker_failed", worker=name, error=type(error).__name__, exc_info=error)
+            if self.clock.monotonic() - started > RESTART_MAX_S:
+                delay = RESTART_MIN_S
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, RESTART_MAX_S)
+
+    async def check_ready(self) -> dict[str, str]:
+        """Name -> "ok" or why not, for each check; {"app": ...} before start and after stop."""
+        if not self._ready:
+            return {"app": "starting or stopping"}
+        results = {}
+        for name, check in self._ready_checks:
+            try:
+                async with asyncio.timeout(1.0):
+                    await check()
+                results[name] = "ok"
+            except Exception as error:  # noqa: BLE001 - readiness reports, it does not fail
+                results[name] = type(error).__name__
+        return results
+
+    async def stop(self) -> None:
+        """Drain: refuse new calls, let running ones finish within shutdown_s, end workers, close in reverse."""
+        self._ready = False
+        grace = self.settings.shutdown_s
+        if self._server is not None:
+            await self._server.stop(grace)
+        for task in self._tasks:
+            task.cancel()
+        for task in self._tasks:
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        await self._local.stop(grace)
+        for name, closer in reversed(self._closers):
+            try:
+                await closer()
+            except Exception as error:  # noqa: BLE001 - the next closer must still run
+                _log.error("close_failed", closer=name, error=type(error).__name__, exc_info=error)
+        await self.channels.close()
+
+    async def __aenter__(self) -> App:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()

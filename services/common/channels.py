@@ -1,0 +1,107 @@
+"""Channels to rooms: in-process where this process hosts the room, grpc.aio elsewhere. Callers cannot tell.
+
+Outgoing calls carry the current trace context. Retries: only UNAVAILABLE on reads, 3 attempts, with a retry budget.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from services.common.inprocess import InProcessServer
+from services.common.settings import Settings
+from services.common.telemetry import traceparent
+
+_READS = [
+    {"service": "earshot.state.v1.StateService", "method": method}
+    for method in ("GetEarshot", "BatchGetNpcContext", "ListNpcs", "GetWorld", "ListWorlds", "ListNpcProfiles",
+                   "ListLocations", "DescribePlayer")
+] + [
+    {"service": "earshot.cluster.v1.ClusterService"},
+    {"service": "earshot.sync.v1.SyncService", "method": "GetSyncStatus"},
+    *({"service": "earshot.chat.v1.ChatService", "method": method}
+      for method in ("ListEvents", "GetConversation", "ListConversations", "ExplainTurn", "GetErasure")),
+]  # fmt: skip
+_SERVICE_CONFIG = json.dumps(
+    {
+        "methodConfig": [
+            {
+                "name": _READS,
+                "retryPolicy": {
+                    "maxAttempts": 3,
+                    "initialBackoff": "0.05s",
+                    "maxBackoff": "0.5s",
+                    "backoffMultiplier": 2,
+                    "retryableStatusCodes": ["UNAVAILABLE"],
+                },
+            }
+        ],
+        "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
+    }
+)
+OPTIONS = [
+    ("grpc.service_config", _SERVICE_CONFIG),
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.max_send_message_length", 16 * 1024 * 1024),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+]
+
+
+class Channels:
+    """One channel per room for the life of the process."""
+
+    def __init__(self, settings: Settings, local: InProcessServer, hosted: frozenset[str]) -> None:
+        self._settings = settings
+        self._local = local
+        self._hosted = hosted
+        self._channels: dict[str, Any] = {}
+        self._remote: list[grpc.aio.Channel] = []
+
+    def to(self, room: str) -> Any:
+        """Channel for the room's generated stub."""
+        if room not in self._channels:
+            if room in self._hosted:
+                channel: Any = self._local.channel()
+            else:
+                channel = grpc.aio.insecure_channel(self._settings.address(room), options=OPTIONS)
+                self._remote.append(channel)
+            self._channels[room] = TracedChannel(channel)
+        return self._channels[room]
+
+    async def close(self) -> None:
+        for channel in self._remote:
+            await channel.close()
+
+
+class TracedChannel:
+    """Adds the traceparent to outgoing metadata: an interceptor would lose cancellation (docs/decisions)."""
+
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
+
+    def _wrap(self, multicallable: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, metadata: Any = None, **kwargs: Any) -> Any:
+            parent = traceparent()
+            if parent:
+                metadata = (*(metadata or ()), ("traceparent", parent))
+            return multicallable(*args, metadata=metadata, **kwargs)
+
+        return call
+
+    def unary_unary(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        return self._wrap(self._channel.unary_unary(*args, **kwargs))
+
+    def unary_stream(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        return self._wrap(self._channel.unary_stream(*args, **kwargs))
+
+    def stream_unary(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        return self._wrap(self._channel.stream_unary(*args, **kwargs))
+
+    def stream_stream(self, *args: Any, **kwargs: Any) -> Callable[..., Any]:
+        return self._wrap(self._channel.stream_stream(*args, **kwargs))

@@ -1,0 +1,127 @@
+"""Settings: `EARSHOT_*` environment variables with defaults, listed by `earshot settings`.
+
+One class, grouped by room. A default that the owner's documents name carries its requirement id.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+ROOMS = ("edge", "state", "cluster", "sync", "chat")
+Room = Literal["edge", "state", "cluster", "sync", "chat"]
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Times are in the unit that the name ends with; `_s` seconds, `_ms` milliseconds."""
+
+    model_config = SettingsConfigDict(env_prefix="EARSHOT_", extra="ignore", populate_by_name=True, frozen=True)
+
+    # -- process ---------------------------------------------------------------------------------------------------
+    listen: str = Field("127.0.0.1:8080", description="Address of the HTTP edge.")
+    data: str = Field(".earshot", description="Data directory, or :memory: to keep nothing.")
+    state_addr: str = Field("127.0.0.1:50051", description="Where StateService listens, and is called.")
+    cluster_addr: str = Field("127.0.0.1:50052", description="Where ClusterService listens, and is called.")
+    sync_addr: str = Field("127.0.0.1:50053", description="Where SyncService listens, and is called.")
+    chat_addr: str = Field("127.0.0.1:50054", description="Where ChatService listens, and is called.")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] = "console"
+    shutdown_s: float = Field(10.0, description="How long running calls may finish after a stop.")
+    otlp_endpoint: str = Field("", description="OTLP gRPC endpoint for traces; empty = no tracing.")
+    trace_sample: float = Field(0.01, ge=0, le=1, description="Share of traces kept (parent-based).")
+
+    # -- edge ------------------------------------------------------------------------------------------------------
+    body_limit: int = Field(512 * 1024, description="Largest decoded request body, bytes.")
+    body_limit_compressed: int = Field(64 * 1024, description="Largest gzip body as sent, bytes.")
+    snapshot_deadline_s: float = Field(1.0, description="Deadline of a snapshot (DESIGN 3).")
+    events_hold_max_s: float = Field(25.0, description="Longest hold of a long poll.")
+    messages_wait_s: float = Field(
+        25.0, description="Longest wait of POST /v1/messages and of the existing game's chat."
+    )
+    header_timeout_s: float = 5.0
+    body_timeout_s: float = 10.0
+
+    # -- state (A) -------------------------------------------------------------------------------------------------
+    movement_threshold: float = Field(0.1, description="Studs; less is not a change (A2).")
+    stale_after_s: float = Field(
+        60.0, description="An entry whose lastSeen is older than the snapshot by this is gone."
+    )
+    world_expiry_s: float = Field(900.0, description="A world without snapshots is closed after this.")
+    worlds_max: int = 10_000
+    entities_max: int = Field(500, description="Entities per snapshot and per world.")
+    events_kept: int = Field(64, description="Recent events per world.")
+    link_ttl_s: float = Field(75.0, description="Co-presence reported without positions (existing game).")
+    combat_linger_s: float = Field(10.0, description="Combat lasts this long after its last sign.")
+    expected_status_s: float = Field(10.0, description="Expected status of an action reverts after this (C9).")
+
+    # -- cluster (B) -----------------------------------------------------------------------------------------------
+    earshot_join: float = Field(10.0, description="Studs within which entities come within earshot (B1).")
+    earshot_leave: float = Field(12.0, description="Studs beyond which those who were in earshot leave it.")
+    vertical_weight: float = Field(1.0, description="Multiplies vertical distance.")
+    revival_s: float = Field(30.0, description="A dissolved lineage revives within this when two members reunite.")
+
+    # -- sync (C) --------------------------------------------------------------------------------------------------
+    schedule: Literal["lazy", "documented"] = "lazy"
+    freshness: Literal["strict", "relaxed"] = "strict"
+    fresh_s: float = Field(15.0, description="relaxed: oldest status at a decision (C1).")
+    fresh_combat_s: float = Field(1.0, description="relaxed: the same in combat (C1).")
+    blocks: Literal["situation", "split"] = "situation"
+    dirty_heard_max_s: float = Field(300.0, description="lazy: a heard NPC is written once when dirty this long.")
+    turn_deadline_s: float = Field(20.0, description="Deadline of one turn, queue to last sentence.")
+    runtime_concurrency: int = Field(8, description="Requests in flight to one runtime (facts: Letta queues above 8).")
+    history_tokens: int = Field(1500, description="Budget of log lines that a turn carries.")
+    memory_scope: Literal["session", "cross_session"] = "session"
+    block_limit: int = Field(4000, description="Characters of one block.")
+
+    # -- runtimes --------------------------------------------------------------------------------------------------
+    runtimes: str = Field(
+        "", description="Chain of runtimes, comma separated; empty = letta or openai when set, then offline."
+    )
+    letta_base_url: str = Field("", validation_alias=AliasChoices("EARSHOT_LETTA_BASE_URL", "LETTA_BASE_URL"))
+    letta_api_key: str = Field("", validation_alias=AliasChoices("EARSHOT_LETTA_API_KEY", "LETTA_API_KEY"))
+    letta_model: str = Field("openai/gpt-4o-mini", description="Model handle of new agents.")
+    letta_embedding: str = Field("openai/text-embedding-3-small", description="Embedding handle of new agents.")
+    openai_base_url: str = Field(
+        "", description="Any OpenAI-compatible endpoint, for example http://127.0.0.1:11434/v1."
+    )
+    openai_api_key: str = Field("", validation_alias=AliasChoices("EARSHOT_OPENAI_API_KEY", "OPENAI_API_KEY"))
+    openai_model: str = Field("gpt-4o-mini", validation_alias=AliasChoices("EARSHOT_OPENAI_MODEL", "LLM_MODEL"))
+    max_tokens: int = Field(150, validation_alias=AliasChoices("EARSHOT_MAX_TOKENS", "LLM_MAX_TOKENS"))
+    temperature: float = Field(0.7, validation_alias=AliasChoices("EARSHOT_TEMPERATURE", "LLM_TEMPERATURE"))
+    context_messages: int = Field(
+        10,
+        validation_alias=AliasChoices("EARSHOT_CONTEXT_MESSAGES", "CONTEXT_WINDOW_SIZE"),
+        description="(G4)",
+    )
+
+    # -- chat (D) --------------------------------------------------------------------------------------------------
+    tau: float = Field(0.5, ge=0, le=1, description="Speak iff P(any NPC) exceeds this.")
+    tau_silence: float = Field(0.3, ge=0, le=1, description="The same after an awkward silence.")
+    awkward_silence_s: float = 7.0
+    urgent_workers: int = Field(5, description="(D3)")
+    urgent_wait_s: float = Field(0.5, description="(D3)")
+    conversation_workers: int = Field(3, description="(D3)")
+    conversation_wait_s: float = Field(2.0, description="(D3)")
+    npc_turns_soft: int = 2
+    npc_turns_hard: int = 3
+    cooldown_npc_s: float = Field(0.0, description="An NPC rests this long after a turn, unless addressed (D2).")
+    cooldown_greeting_s: float = Field(120.0, description="One greeting per player and conversation within this (D2).")
+    greetings: bool = True
+    npc_to_npc: bool = Field(False, description="NPCs may talk with no player present.")
+    gather_ms: int = Field(100, description="Existing game: its calls for one sentence are gathered this long.")
+    player_messages_per_10s: int = Field(10, description="Per player; more is refused RATE_LIMITED (D5).")
+    retention_h: float = Field(24.0, description="Events are kept this long (D7).")
+    events_per_world: int = Field(5000, description="And at most this many per world.")
+    session_absence_s: float = Field(300.0, description="A player's session ends after this absence.")
+    utterance_ttl_s: float = Field(30.0, description="An NPC's sentence is not shown after this.")
+
+    def data_path(self, name: str) -> str:
+        """File of a room's store, or :memory:."""
+        return ":memory:" if self.data == ":memory:" else str(Path(self.data) / f"{name}.db")
+
+    def address(self, room: str) -> str:
+        """gRPC address of a room."""
+        return str(getattr(self, f"{room}_addr"))

@@ -1,0 +1,278 @@
+"""SQLite for what must outlive the process: one writer thread, group commit, fenced writes.
+
+Acknowledgement levels (docs/architecture.md): `durable=False` is soft (WAL NORMAL: survives kill -9, may lose the last
+second on power loss); `durable=True` is fsynced before the future resolves. Memory is authoritative; reads happen at
+load and for history, on a connection of their own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from services.common.errors import Conflict, EarshotError, Overloaded, Unavailable
+from services.common.ownership import PARTITIONS, EmbeddedOwnership, Fence
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+MAX_PENDING = 20_000
+MAX_BATCH = 64
+# WAL pages after which the checkpointer copies them back: away from the writer, whose p99 it would cost.
+CHECKPOINT_PAGES = 1000
+MEMORY = ":memory:"
+
+_FENCE_SCHEMA = "CREATE TABLE IF NOT EXISTS fence (partition INTEGER PRIMARY KEY, token INTEGER NOT NULL) WITHOUT ROWID"
+
+
+@dataclass(slots=True)
+class _Item:
+    work: Work[Any]
+    durable: bool
+    fence: Fence | None
+    future: asyncio.Future[Any]
+    result: Any = None
+    error: BaseException | None = None
+
+
+class Database:
+    """One room's SQLite file.
+
+    `inline=True` runs every write at once on the caller's thread: for virtual time and `:memory:`.
+    Errors: Overloaded (STORE_QUEUE_FULL) when MAX_PENDING writes wait, Unavailable (STORE_UNAVAILABLE) when SQLite
+    fails (disk full, read-only), Conflict (FENCED) when the fence's token is no longer current.
+    """
+
+    def __init__(self, path: Path | str, schema: Sequence[str], *, inline: bool = False) -> None:
+        self._path = str(path)
+        self._inline = inline or self._path == MEMORY
+        self._lock_file = _lock(self._path)
+        self._writer = _connect(self._path)
+        for statement in (_FENCE_SCHEMA, *schema):
+            self._writer.execute(statement)
+        self.ownership = EmbeddedOwnership(self._claim())
+        self._reader = self._writer if self._inline else _connect(self._path, read_only=True)
+        self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        self._pending = 0
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._checkpointer: _Checkpointer | None = None
+        if not self._inline:
+            self._checkpointer = _Checkpointer(self._path)
+            self._thread = threading.Thread(target=self._run, name=f"store:{Path(self._path).stem}", daemon=True)
+            self._thread.start()
+
+    def _claim(self) -> int:
+        """Take the next token of every partition: whoever held the file before is fenced off."""
+        row = self._writer.execute("SELECT max(token) FROM fence").fetchone()
+        token = int(row[0] or 0) + 1
+        self._writer.execute("BEGIN IMMEDIATE")
+        self._writer.executemany(
+            "INSERT INTO fence VALUES (?, ?) ON CONFLICT (partition) DO UPDATE SET token = excluded.token",
+            [(partition, token) for partition in range(PARTITIONS)],
+        )
+        self._writer.execute("COMMIT")
+        return token
+
+    async def write(self, work: Work[T], *, durable: bool = True, fence: Fence | None = None) -> T:
+        """Run `work` in the next group commit and answer its result once committed.
+
+        `work` gets the writer's connection inside a transaction and must not commit. An exception in it rolls back
+        only its own changes. Cancelling the wait does not undo the write.
+        """
+        future = self.submit(work, durable=durable, fence=fence)
+        return await asyncio.shield(future)
+
+    def submit(self, work: Work[T], *, durable: bool = True, fence: Fence | None = None) -> asyncio.Future[T]:
+        """Like write, without waiting: writes commit in the order of submission."""
+        if self._closed:
+            raise Unavailable("the store is closed", reason="STORE_UNAVAILABLE")
+        if self._pending >= MAX_PENDING:
+            raise Overloaded("too many writes wait for the disk", reason="STORE_QUEUE_FULL", retry_after_ms=1000)
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        item = _Item(work, durable, fence, future)
+        if self._inline:
+            self._commit([item])
+            _resolve([item])
+        else:
+            self._pending += 1
+            self._queue.put(item)
+        return future
+
+    def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a query, on the reader's connection. Blocks: for start-up and small indexed look-ups."""
+        try:
+            return self._reader.execute(sql, parameters).fetchall()
+        except sqlite3.Error as error:
+            raise Unavailable("the store cannot be read", reason="STORE_UNAVAILABLE") from error
+
+    async def flush(self) -> None:
+        """Wait until everything submitted so far is committed."""
+        await self.write(lambda _: None, durable=True)
+
+    async def close(self) -> None:
+        """Commit what waits, then close. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._thread is not None:
+            self._queue.put(None)
+            await asyncio.to_thread(self._thread.join)
+            if self._checkpointer is not None:
+                await asyncio.to_thread(self._checkpointer.close)
+            self._reader.close()
+        self._writer.close()
+        if self._lock_file is not None:
+            self._lock_file.close()
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            first = self._queue.get()
+            batch = [] if first is None else [first]
+            stopping = first is None
+            while not stopping and len(batch) < MAX_BATCH:
+                try:
+                    item = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if item is None:
+                    stopping = True
+                else:
+                    batch.append(item)
+            if batch:
+                self._commit(batch)
+                # A loop that is closed has nobody left who waits for these.
+                with contextlib.suppress(RuntimeError):
+                    batch[0].future.get_loop().call_soon_threadsafe(self._done, batch)
+                if self._checkpointer is not None:
+                    self._checkpointer.committed()
+
+    def _done(self, batch: list[_Item]) -> None:
+        self._pending -= len(batch)
+        _resolve(batch)
+
+    def _commit(self, batch: list[_Item]) -> None:
+        connection = self._writer
+        try:
+            level = "FULL" if any(item.durable for item in batch) else "NORMAL"
+            connection.execute(f"PRAGMA synchronous={level}")
+            connection.execute("BEGIN IMMEDIATE")
+            for item in batch:
+                _attempt(connection, item)
+            connection.execute("COMMIT")
+        except sqlite3.Error:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            failure = Unavailable("the store cannot be written", reason="STORE_UNAVAILABLE", retry_after_ms=1000)
+            for item in batch:
+                item.error = item.error or failure
+
+
+def _attempt(connection: sqlite3.Connection, item: _Item) -> None:
+    connection.execute("SAVEPOINT item")
+    try:
+        if item.fence is not None:
+            _check_fence(connection, item.fence)
+        item.result = item.work(connection)
+    except sqlite3.OperationalError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever the work raised belongs to its caller, not to this thread
+        item.error = error
+        connection.execute("ROLLBACK TO item")
+    connection.execute("RELEASE item")
+
+
+def _check_fence(connection: sqlite3.Connection, fence: Fence) -> None:
+    row = connection.execute("SELECT token FROM fence WHERE partition = ?", (fence.partition,)).fetchone()
+    if row is None or row[0] != fence.token:
+        raise Conflict("another owner took this world", reason="FENCED")
+
+
+def _resolve(batch: list[_Item]) -> None:
+    for item in batch:
+        if item.future.done():
+            continue
+        if item.error is not None:
+            item.future.set_exception(item.error)
+            # A submitter that does not wait has its own way to notice; do not report it as never retrieved.
+            item.future.exception()
+        else:
+            item.future.set_result(item.result)
+
+
+class _Checkpointer:
+    """Copies the WAL back on a thread and connection of its own, after every CHECKPOINT_PAGES commits or so."""
+
+    def __init__(self, path: str) -> None:
+        self._connection = _connect(path)
+        self._wake = threading.Event()
+        self._commits = 0
+        self._stop = False
+        self._thread = threading.Thread(target=self._run, name="store:checkpoint", daemon=True)
+        self._thread.start()
+
+    def committed(self) -> None:
+        self._commits += 1
+        if self._commits >= CHECKPOINT_PAGES // 4:
+            self._commits = 0
+            self._wake.set()
+
+    def close(self) -> None:
+        self._stop = True
+        self._wake.set()
+        self._thread.join()
+        self._connection.close()
+
+    def _run(self) -> None:
+        while not self._stop:
+            self._wake.wait()
+            self._wake.clear()
+            # A reader or the writer may hold a lock just now: the next wake tries again.
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+
+
+def _connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
+    connection.execute("PRAGMA page_size=16384")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA wal_autocheckpoint=0")
+    connection.execute("PRAGMA secure_delete=ON")
+    if read_only:
+        connection.execute("PRAGMA query_only=ON")
+    return connection
+
+
+def _lock(path: str) -> IO[str] | None:
+    """Hold the file's lock: two processes on one data directory would each think they own it."""
+    if path == MEMORY:
+        return None
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    handle = Path(path + ".lock").open("w")  # noqa: SIM115 - held for the life of the store
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        handle.close()
+        raise StoreInUse(path) from error
+    return handle
+
+
+class StoreInUse(EarshotError):
+    """Another process has the data directory open."""
+
+    default_reason = "DATA_IN_USE"
+
+    def __init__(self, path: str) -> None:
+        name = Path(path).name
+        super().__init__(
+            f"another Earshot process uses {name} in this data directory: stop it, or choose another with --data"
+        )
