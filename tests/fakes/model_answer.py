@@ -117,7 +117,7 @@ def embeddings(body: Body) -> Body:
     given = body.get("input")
     many = isinstance(given, list) and not (given and isinstance(given[0], int))
     texts = [str(item) for item in given] if many and isinstance(given, list) else [str(given)]
-    dimensions = body.get("dimensions") or 1536
+    dimensions = body.get("dimensions", 1536)
     if not isinstance(dimensions, int) or not 1 <= dimensions <= 8192:
         raise BadRequest(400, "dimensions must be 1 to 8192")
     data = []
