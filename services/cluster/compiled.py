@@ -1,0 +1,93 @@
+"""Getting compiled code ready without making a request wait for it.
+
+`CompiledMethod` answers in pure Python until `warm_up` (call it in a thread at start) has imported the
+kernels, which compiles them (seconds, once) or loads them from the disk cache (a tenth of a second). A
+process that can neither compile nor cache still answers, only slower.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from services.cluster.proximity import Batch, Rows, components_in_python
+
+CACHE_NAME = "earshot-numba"
+
+
+class CompiledMethod:
+    """A `proximity.Method` that becomes fast once warmed up; safe to call from any thread at any time."""
+
+    __slots__ = ("_kernel",)
+
+    def __init__(self) -> None:
+        self._kernel: Callable[[Batch], Rows] | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether answers come from compiled code."""
+        return self._kernel is not None
+
+    def __call__(self, batch: Batch) -> Rows:
+        """Label every row with the smallest row of its component (see `proximity.Method`)."""
+        kernel = self._kernel
+        return components_in_python(batch) if kernel is None else kernel(batch)
+
+    def warm_up(self, cache_dir: Path | None = None) -> None:
+        """Load or compile the kernels.
+
+        Blocks for up to some seconds; raises ImportError where numba is missing.
+        """
+        self._kernel = _load(cache_dir)
+
+
+def _load(cache_dir: Path | None) -> Callable[[Batch], Rows]:
+    import numba  # half a second of import, and optional: only here
+
+    # Kernels are compiled as their module is imported, so where to keep the result is decided before that.
+    # An install may be read-only; without a place to write, numba would refuse a cached function
+    # altogether.
+    config: Any = numba.config  # its attributes are made at run time
+    config.CACHE_DIR = config.CACHE_DIR or _writable(cache_dir)
+    from services.cluster import kernels  # compiles on import
+
+    compiled: Any = kernels.components  # its type is the plain function's, its signature the compiled one's
+
+    def components(batch: Batch) -> Rows:
+        label = np.empty(len(batch.x), np.int32)
+        compiled(*batch.columns, kernels.BRUTE_FORCE_LIMIT, label)
+        return label
+
+    return components
+
+
+def _writable(wanted: Path | None) -> str:
+    """The first directory that only this user can write; "" where there is none."""
+    for candidate in (wanted, _user_cache()):
+        if candidate is None:
+            continue
+        try:
+            candidate.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=candidate):
+                # Cached code is executed: a directory that somebody else may write is no place for it.
+                status = candidate.stat()
+                if status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                    return str(candidate)
+        except OSError:
+            continue
+    return ""
+
+
+def _user_cache() -> Path | None:
+    if root := os.environ.get("XDG_CACHE_HOME"):
+        return Path(root) / CACHE_NAME
+    try:
+        return Path.home() / ".cache" / CACHE_NAME
+    except RuntimeError:  # a user without a home directory
+        return None
