@@ -1,0 +1,5 @@
+"""`python -m services` is `earshot`."""
+
+from services.cli import main
+
+raise SystemExit(main())

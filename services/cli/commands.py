@@ -1,0 +1,105 @@
+"""`earshot COMMAND`: one small function a command, heavy imports inside it so that each starts quickly."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+
+from services.common.errors import EarshotError
+from services.common.settings import ROOMS, Settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point. 0 = done, 1 = failed with a reason on stderr, 2 = wrong usage."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    # These two have parsers of their own beside the code that they run.
+    if arguments[:1] == ["demo"]:
+        from services.demo.driver import main as demo
+
+        return demo(arguments[1:])
+    if arguments[:1] == ["import-roster"]:
+        from services.demo.roster import main as import_roster
+
+        return import_roster(arguments[1:])
+    parsed = _parser().parse_args(arguments)
+    try:
+        return int(parsed.run(parsed))
+    except EarshotError as error:
+        print(f"earshot: {error.message} ({error.reason})", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="earshot", description="Ears, fresh memory and turns for the NPCs of a game.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    up = commands.add_parser("up", help="start every room in one process, or any subset")
+    up.add_argument("--target", default="all", help=f"all, or rooms separated by commas: {','.join(ROOMS)}")
+    up.add_argument("--listen", help="address of the HTTP edge, host:port (default 127.0.0.1:8080)")
+    up.add_argument("--data", help="data directory (default .earshot), or :memory:")
+    up.add_argument("--demo", action="store_true", help="also drive the tavern demo and narrate it")
+    up.set_defaults(run=_up)
+
+    commands.add_parser("demo", help="drive the seeded tavern against a running edge", add_help=False)
+    commands.add_parser("import-roster", help="load NPCs, locations and players from a JSON file", add_help=False)
+
+    health = commands.add_parser("health", help="is it ready? exit status 0 or 1")
+    health.add_argument("--target", default="edge", choices=ROOMS, help="room to ask (default edge)")
+    health.set_defaults(run=_health)
+
+    settings = commands.add_parser("settings", help="list every setting with its value")
+    settings.set_defaults(run=_settings)
+
+    turns = commands.add_parser("turns", help="the turn policy by itself")
+    turns_commands = turns.add_subparsers(required=True, metavar="COMMAND")
+    predict = turns_commands.add_parser("predict", help="conversations on stdin, next-speaker probabilities on stdout")
+    predict.set_defaults(run=_turns_predict)
+    return parser
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    from services.cli.process import run
+
+    overrides = {name: getattr(arguments, name) for name in ("listen", "data") if getattr(arguments, name)}
+    return asyncio.run(run(Settings(**overrides), parse_target(arguments.target), demo=arguments.demo))
+
+
+def parse_target(target: str) -> tuple[str, ...]:
+    """Rooms of a --target. Raises SystemExit(2) with the names that exist."""
+    if target == "all":
+        return ROOMS
+    rooms = tuple(room.strip() for room in target.split(",") if room.strip())
+    unknown = [room for room in rooms if room not in ROOMS]
+    if unknown or not rooms:
+        print(f"earshot: no room {', '.join(unknown) or target!r}; rooms: {', '.join(ROOMS)}", file=sys.stderr)
+        raise SystemExit(2)
+    return rooms
+
+
+def _health(arguments: argparse.Namespace) -> int:
+    from services.cli.health import check
+
+    healthy, detail = asyncio.run(check(Settings(), arguments.target))
+    print(detail, file=sys.stdout if healthy else sys.stderr)
+    return 0 if healthy else 1
+
+
+def _settings(_: argparse.Namespace) -> int:
+    settings = Settings()
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        shown = "(set)" if value and name.endswith("_key") else value
+        print(f"EARSHOT_{name.upper():28} {shown!s:40} {field.description or ''}".rstrip())
+    return 0
+
+
+def _turns_predict(_: argparse.Namespace) -> int:
+    from services.chat.predict import predict_lines
+
+    for line in predict_lines(sys.stdin):
+        print(line)
+    return 0
