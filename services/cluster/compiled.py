@@ -39,22 +39,23 @@ class CompiledMethod:
         kernel = self._kernel
         return components_in_python(batch) if kernel is None else kernel(batch)
 
-    def warm_up(self, cache_dir: Path | None = None) -> None:
-        """Load or compile the kernels.
+    def warm_up(self, fallback: Path | None = None) -> None:
+        """Load or compile the kernels; blocks for up to some seconds.
 
-        Blocks for up to some seconds; raises ImportError where numba is missing.
+        Compiled code is kept in the user's cache directory, else in `fallback`, else not at all. Raises
+        ImportError where numba is missing.
         """
-        self._kernel = _load(cache_dir)
+        self._kernel = _load(fallback)
 
 
-def _load(cache_dir: Path | None) -> Callable[[Batch], Rows]:
+def _load(fallback: Path | None) -> Callable[[Batch], Rows]:
     import numba  # half a second of import, and optional: only here
 
     # Kernels are compiled as their module is imported, so where to keep the result is decided before that.
     # An install may be read-only; without a place to write, numba would refuse a cached function
     # altogether.
     config: Any = numba.config  # its attributes are made at run time
-    config.CACHE_DIR = config.CACHE_DIR or _writable(cache_dir)
+    config.CACHE_DIR = config.CACHE_DIR or _writable(_user_cache(), fallback)
     from services.cluster import kernels  # compiles on import
 
     compiled: Any = kernels.components  # its type is the plain function's, its signature the compiled one's
@@ -67,9 +68,9 @@ def _load(cache_dir: Path | None) -> Callable[[Batch], Rows]:
     return components
 
 
-def _writable(wanted: Path | None) -> str:
+def _writable(*candidates: Path | None) -> str:
     """The first directory that only this user can write; "" where there is none."""
-    for candidate in (wanted, _user_cache()):
+    for candidate in candidates:
         if candidate is None:
             continue
         try:
