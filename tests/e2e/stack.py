@@ -44,12 +44,17 @@ class Stack:
     data: Path
     targets: Sequence[Sequence[str]] = EMBEDDED
     environment: dict[str, str] = field(default_factory=dict)
+    runtime: str = "offline"
 
     def __post_init__(self) -> None:
         edge, state, cluster, sync, chat = free_ports(5)
         self.url = f"http://127.0.0.1:{edge}"
         self._environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith(("EARSHOT_", "LETTA_"))},
+            **{
+                name: value
+                for name, value in os.environ.items()
+                if not name.startswith(("EARSHOT_", "LETTA_", "OPENAI_", "LLM_"))
+            },
             "EARSHOT_LISTEN": f"127.0.0.1:{edge}",
             "EARSHOT_STATE_ADDR": f"127.0.0.1:{state}",
             "EARSHOT_CLUSTER_ADDR": f"127.0.0.1:{cluster}",
@@ -61,7 +66,6 @@ class Stack:
             "PYTHONUNBUFFERED": "1",
             **self.environment,
         }
-        self._environment.pop("OPENAI_API_KEY", None) if "OPENAI_API_KEY" not in self.environment else None
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.log = self.data.parent / f"{self.data.name}.log"
         # A second client beside `http`, without keep-alive surprises across restarts.

@@ -1,0 +1,65 @@
+"""kill -9 loses no profile, no agent mapping, no acknowledged utterance and no turn; nothing goes backwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import ROSTER, TOPOLOGIES, Scene
+from tests.e2e.stack import Stack
+
+
+@pytest.mark.parametrize("topology", ["embedded", "split"])
+def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path, topology: str) -> None:
+    with Stack(tmp_path / "data", TOPOLOGIES[topology]) as stack:
+        assert stack.http.put("/v1/npcs", json=ROSTER).status_code == 200
+        scene = Scene(stack, "harbour-17")
+        scene.place(mara=(0, 0, 0), brom=(3, 0, 0), p1=(2, 0, 0))
+        answered = scene.say("p1", "Mara, will you remember this?", message_id="m-1")
+        assert answered["outcome"] == "replied"
+        # Acknowledged, its turn perhaps still open.
+        accepted = scene.say("p1", "Brom, and you?", message_id="m-2", wait=False)
+        before = {npc["npc_id"]: npc["agent_id"] for npc in sync_status(stack, scene.world)}
+        world = stack.http.get(f"/v1/worlds/{scene.world}").json()
+        cursor = max(event["seq"] for event in scene.events())
+
+        stack.kill()
+        stack.start()
+
+        names = {npc["id"] for npc in stack.http.get("/v1/npcs").json()["npcs"]}
+        assert {"mara", "brom", "wyn"} <= names
+        events = scene.events()
+        said = {event["utterance_id"] for event in events if event["type"] == "utterance" and not event["ai"]}
+        assert {answered["utterance_id"], accepted["utterance_id"]} <= said
+        replies = [event for event in events if event["type"] == "utterance" and event["ai"]]
+        assert answered["replies"][0]["turn_id"] in {event["turn_id"] for event in replies}
+        after = {npc["npc_id"]: npc["agent_id"] for npc in sync_status(stack, scene.world)}
+        assert before["mara"]
+        assert after["mara"] == before["mara"]
+
+        # Every turn that was started has an end, and numbers go on above what clients have seen.
+        started = {event["turn_id"] for event in events if event["type"] == "turn" and event["phase"] == "started"}
+        ended = {event["turn_id"] for event in events if event["type"] == "turn" and event["phase"] != "started"}
+        assert started <= ended
+        again = scene.say("p1", "Mara, will you remember this?", message_id="m-1")
+        assert (again["outcome"], again["utterance_id"]) == ("duplicate", answered["utterance_id"])
+        applied = scene.place(p1=(2.5, 0, 0))
+        assert applied["revision"] > world["revision"]
+        fresh = scene.say("p1", "Mara, are you well?")
+        assert fresh["outcome"] == "replied", fresh
+        assert max(event["seq"] for event in scene.events()) > cursor
+
+
+def sync_status(stack: Stack, world: str) -> list[dict[str, str]]:
+    response = stack.http.get(f"/v1/worlds/{world}")
+    assert response.status_code == 200, response.text
+    return list(response.json()["sync"])
+
+
+def test_ctrl_c_stops_cleanly_and_a_second_process_is_refused(tmp_path: Path) -> None:
+    with Stack(tmp_path / "data") as stack:
+        with pytest.raises(AssertionError, match="another Earshot process"):
+            Stack(tmp_path / "data").start()
+        assert stack.stop() == {"all": 0}
+        assert "Traceback" not in stack.output()
