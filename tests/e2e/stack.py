@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,12 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def _clean(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without what would choose another runtime or address than the test does."""
+    chosen = ("EARSHOT_", "LETTA_", "OPENAI_", "LLM_")
+    return {name: value for name, value in environment.items() if not name.startswith(chosen)}
+
+
 @dataclass
 class Stack:
     """Processes by target, over one data directory. Use as a context manager."""
@@ -50,11 +56,7 @@ class Stack:
         edge, state, cluster, sync, chat = free_ports(5)
         self.url = f"http://127.0.0.1:{edge}"
         self._environment = {
-            **{
-                name: value
-                for name, value in os.environ.items()
-                if not name.startswith(("EARSHOT_", "LETTA_", "OPENAI_", "LLM_"))
-            },
+            **_clean(os.environ),
             "EARSHOT_LISTEN": f"127.0.0.1:{edge}",
             "EARSHOT_STATE_ADDR": f"127.0.0.1:{state}",
             "EARSHOT_CLUSTER_ADDR": f"127.0.0.1:{cluster}",

@@ -107,9 +107,7 @@ def test_a_click_is_answered_by_the_npc_that_was_clicked(scene: Scene) -> None:
     game = Game(scene)
     for npc in ("mara", "wyn"):
         game.arrive(npc, "5003", "Cleo")
-    status, answer = game.chat(
-        "wyn", "5003", "SYSTEM", "[SYSTEM] Cleo has clicked to interact with you. Say something."
-    )
+    status, answer = game.chat("wyn", "5003", "SYSTEM", "[SYSTEM] Cleo has clicked to interact with you.")
     assert status == 200
     check_readable(answer)
     assert answer.get("message")
