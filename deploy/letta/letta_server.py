@@ -361,12 +361,15 @@ def start(layout: Layout, port: int, fake_model: bool) -> Running:
     with locked(layout.root / "install.lock", "installation"):
         install(layout)
     began = time.monotonic()
-    start_postgres(layout)
-    model_url = start_fake_model(layout) if fake_model else None
-    port = port or _free_port()
-    running = Running(f"http://127.0.0.1:{port}", model_url)
+    try:
+        start_postgres(layout)
+        model_url = start_fake_model(layout) if fake_model else None
+        running = Running(start_letta(layout, port or _free_port(), model_url), model_url)
+    except BaseException:
+        if not letta_runs:
+            stop(layout, delete=False)  # half a server is of no use
+        raise
     state.write_text(json.dumps({"url": running.url, "model_url": model_url}))
-    start_letta(layout, port, model_url)
     if not letta_runs:
         say(f"started in {time.monotonic() - began:.1f} s; logs in {layout.home}")
     return running
@@ -385,6 +388,9 @@ def stop(layout: Layout, delete: bool) -> None:
 
 def run(layout: Layout, command: Sequence[str]) -> int:
     """Run a command beside a fresh server; returns its status, 128 + n if signal n ended it."""
+    if shutil.which(command[0]) is None:
+        say(f"no such command: {command[0]}")
+        return 127
     stopped_by: list[int] = []
     children: list[subprocess.Popen[bytes]] = []
 
@@ -403,10 +409,7 @@ def run(layout: Layout, command: Sequence[str]) -> int:
         try:
             running = start(layout, port=0, fake_model=True)
             addresses = {"LETTA_BASE_URL": running.url, "EARSHOT_FAKE_MODEL_URL": running.model_url or ""}
-            try:
-                children.append(subprocess.Popen(command, env={**os.environ, **addresses}))
-            except OSError as error:
-                raise SystemExit(f"letta: cannot run {command[0]}: {error.strerror}") from error
+            children.append(subprocess.Popen(command, env={**os.environ, **addresses}))
             status = children[0].wait()
         finally:
             stop(layout, delete=True)
