@@ -1,0 +1,205 @@
+"""The entities of a world as columns, and how rows that the game sends are merged into them.
+
+Rows are sorted by id, so the same set of entities gives the same columns however it was sent. Numeric
+columns are arrays, unknown is NaN; text columns are tuples, unknown is "". Nothing here changes in place: a
+revision shares every column that did not change with the one before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+Floats32 = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int32]
+Mask = npt.NDArray[np.bool_]
+Bytes = npt.NDArray[np.uint8]
+Text = TypeVar("Text", str, bytes)
+
+NPC, PLAYER = 1, 2  # earshot.type.v1.EntityKind
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """N entities:
+
+    xyz (3, N) in studs, vitals (2, N) health and its maximum, last_seen (N) unix seconds of the game.
+    """
+
+    ids: tuple[str, ...]
+    index: Mapping[str, int]
+    names: tuple[str, ...]
+    kinds: Bytes
+    xyz: Floats32
+    vitals: Floats32
+    actions: tuple[str, ...]
+    locations: tuple[str, ...]
+    last_seen: Floats
+    details: tuple[bytes, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Rows as the game sent them: any order, unique ids; an empty text column and NaN mean not known."""
+
+    ids: tuple[str, ...]
+    names: Sequence[str]
+    kinds: Bytes
+    xyz: Floats32
+    vitals: Floats32
+    actions: Sequence[str]
+    locations: Sequence[str]
+    last_seen: Floats
+    details: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Where each row of the result comes from:
+
+    its row in the old columns and among the sent ones, -1 for none.
+    """
+
+    ids: tuple[str, ...]
+    index: Mapping[str, int]
+    old: Rows
+    sent: Rows
+    gone: tuple[int, ...]
+    same: bool  # the set of entities is the old one
+    straight: bool  # sent rows are the result's rows, in order
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """The merged columns and which rows changed how (masks over the new rows)."""
+
+    columns: Columns
+    plan: Plan
+    moved: Mask
+    hurt: Mask  # health or its maximum changed
+
+
+def empty() -> Columns:
+    """No entities."""
+    none = np.zeros(0, np.uint8)
+    return Columns(
+        (), {}, (), none, np.zeros((3, 0), np.float32), np.zeros((2, 0), np.float32), (), (), np.zeros(0), ()
+    )
+
+
+def nothing() -> Sent:
+    """No rows."""
+    return Sent(
+        (),
+        (),
+        np.zeros(0, np.uint8),
+        np.zeros((3, 0), np.float32),
+        np.zeros((2, 0), np.float32),
+        (),
+        (),
+        np.zeros(0),
+        (),
+    )
+
+
+def plan(old: Columns, sent: Sequence[str], *, full: bool, left: Collection[str], kept: Collection[str]) -> Plan:
+    """Which entities there are after `sent`:
+
+    a full snapshot keeps only those it names and `kept`, a delta all but `left`.
+    """
+    if full:
+        wanted = set(sent)
+        wanted.update(entity for entity in kept if entity in old.index)
+    else:
+        wanted = set(old.index).union(sent).difference(left)
+    sent_row = {entity: row for row, entity in enumerate(sent)}
+    same = len(wanted) == len(old.ids) and all(entity in wanted for entity in old.ids)
+    if same:
+        ids, index = old.ids, old.index
+        old_rows = np.arange(len(ids), dtype=np.int32)
+        gone: tuple[int, ...] = ()
+    else:
+        ids = tuple(sorted(wanted))
+        index = {entity: row for row, entity in enumerate(ids)}
+        old_rows = np.fromiter((old.index.get(entity, -1) for entity in ids), np.int32, len(ids))
+        gone = tuple(row for row, entity in enumerate(old.ids) if entity not in wanted)
+    sent_rows = np.fromiter((sent_row.get(entity, -1) for entity in ids), np.int32, len(ids))
+    straight = len(sent) == len(ids) and bool((sent_rows == np.arange(len(ids))).all())
+    return Plan(ids, index, old_rows, sent_rows, gone, same, straight)
+
+
+def merge(old: Columns, sent: Sent, how: Plan, threshold: float) -> Merge:
+    """Merge sent rows into the old columns; what was not sent stays, movement below `threshold` studs is
+    none (A2).
+    """
+    before = old.xyz if how.same else _gather(old.xyz, how.old)
+    now = sent.xyz if how.straight else _gather(sent.xyz, how.sent)
+    step = np.subtract(now, before, dtype=np.float64)
+    far = ~(np.einsum("ij,ij->j", step, step) < threshold * threshold)  # NaN, no old position, counts as far
+    moved: Mask = far & ~np.isnan(now[0])
+    xyz = np.where(moved, now, before) if moved.any() else before
+
+    vitals_before = old.vitals if how.same else _gather(old.vitals, how.old)
+    vitals_now = sent.vitals if how.straight else _gather(sent.vitals, how.sent)
+    changed = (vitals_now != vitals_before) & ~np.isnan(vitals_now)
+    hurt: Mask = changed.any(axis=0)
+    vitals = np.where(changed, vitals_now, vitals_before) if hurt.any() else vitals_before
+
+    seen_now = sent.last_seen if how.straight else _gather(sent.last_seen, how.sent)
+    seen_before = old.last_seen if how.same else _gather(old.last_seen, how.old)
+    kinds_now = sent.kinds if how.straight else _gather(sent.kinds, how.sent)
+    kinds_before = old.kinds if how.same else _gather(old.kinds, how.old)
+    columns = Columns(
+        ids=how.ids,
+        index=how.index,
+        names=_text(old.names, sent.names, how, ""),
+        kinds=np.where(kinds_now > 0, kinds_now, kinds_before),
+        xyz=xyz,
+        vitals=vitals,
+        actions=_text(old.actions, sent.actions, how, ""),
+        locations=_text(old.locations, sent.locations, how, ""),
+        last_seen=np.where(np.isnan(seen_now), seen_before, seen_now),
+        details=_text(old.details, sent.details, how, b""),
+    )
+    return Merge(columns, how, moved, hurt)
+
+
+N = TypeVar("N", Floats32, Floats, Bytes)
+
+
+def _gather(values: N, rows: Rows) -> N:
+    """Columns of `values` in the order of `rows`; -1 becomes unknown."""
+    unknown = 0 if values.dtype == np.uint8 else np.nan
+    if values.shape[-1] == 0:
+        return np.full((*values.shape[:-1], len(rows)), unknown, values.dtype)
+    taken: N = values[..., rows]
+    missing = rows < 0
+    if missing.any():
+        taken[..., missing] = unknown
+    return taken
+
+
+def _text(old: tuple[Text, ...], sent: Sequence[Text], how: Plan, unknown: Text) -> tuple[Text, ...]:
+    """The merged text column; the old object itself when nothing in it changed."""
+    if not sent:
+        return old if how.same else _picked(old, how.old, unknown)
+    if how.same and how.straight:
+        now = tuple(sent)
+        if now == old:
+            return old
+        return tuple(new or was for new, was in zip(now, old, strict=True))
+    before = old if how.same else _picked(old, how.old, unknown)
+    merged = tuple(new or was for new, was in zip(_picked(sent, how.sent, unknown), before, strict=True))
+    return old if how.same and merged == old else merged
+
+
+def _picked(values: Sequence[Text], rows: Rows, unknown: Text) -> tuple[Text, ...]:
+    return tuple(unknown if row < 0 else values[row] for row in rows.tolist())

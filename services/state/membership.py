@@ -1,0 +1,278 @@
+"""Who shares a lineage with whom at a revision, since when, and who was there a moment ago.
+
+The cluster room decides; this noun asks it the right question and keeps the answer beside the positions
+(B2, B3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from services.state.columns import Columns, Floats32, Plan, Rows
+
+Longs = npt.NDArray[np.int64]
+Pair = tuple[str, str]
+
+DEPARTED_KEPT = 5
+DEPARTED_MS = 60_000
+ENDED_KEPT = 64
+
+
+class Change(IntEnum):
+    """earshot.type.v1.TransitionType."""
+
+    FORMED = 1
+    JOINED = 2
+    LEFT = 3
+    MERGED = 4
+    SPLIT = 5
+    DISSOLVED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A cluster as the cluster room answers it; members are rows of the question."""
+
+    lineage: str
+    formed: int
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A transition as the cluster room answers it; rows of the question."""
+
+    change: Change
+    lineage: str
+    rows: tuple[int, ...]
+    other: str
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The cluster room's whole answer for one world."""
+
+    clusters: tuple[Cluster, ...]
+    moves: tuple[Move, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """What happened to a lineage at a revision, by entity ids; `at_ms` is the wall clock's."""
+
+    change: Change
+    lineage: str
+    members: tuple[str, ...]
+    other: str
+    revision: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Departed:
+    """Someone who left a lineage a moment ago; `tick` is monotonic milliseconds."""
+
+    id: str
+    name: str
+    kind: int
+    left_ms: int
+    tick: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A lineage dissolved lately: it may revive."""
+
+    lineage: str
+    formed: int
+    members: tuple[str, ...]
+    tick: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """`of` (N) indexes `lineages` or is -1; since_* (N) tell when the row joined its lineage; members are
+    rows.
+    """
+
+    lineages: tuple[str, ...]
+    formed: tuple[int, ...]
+    members: tuple[tuple[int, ...], ...]
+    of: Rows
+    since_revision: Longs
+    since_ms: Longs
+    departed: Mapping[str, tuple[Departed, ...]] = field(default_factory=dict)
+    ended: tuple[Ended, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Points:
+    """The question to the cluster room:
+
+    N rows, then those that are gone and had a lineage (without a position).
+    """
+
+    revision: int
+    tick: int
+    xyz: Floats32
+    previous_of: npt.NDArray[np.uint32]
+    lineages: tuple[tuple[str, int], ...]
+    ended: tuple[tuple[str, int, int, tuple[int, ...]], ...]  # id, formed, tick, rows still here
+    links: tuple[tuple[int, int], ...]
+
+
+def nobody() -> Membership:
+    """No entities, no lineages."""
+    none = np.zeros(0, np.int64)
+    return Membership((), (), (), np.zeros(0, np.int32), none, none)
+
+
+def ghosts(old: Membership, plan: Plan) -> tuple[int, ...]:
+    """Old rows that are gone and leave a lineage."""
+    return tuple(row for row in plan.gone if old.of[row] >= 0)
+
+
+def question(
+    old: Membership,
+    columns: Columns,
+    plan: Plan,
+    links: tuple[tuple[int, int], ...],
+    revision: int,
+    tick: int,
+) -> Points:
+    """What to ask the cluster room before `revision` is committed."""
+    gone = ghosts(old, plan)
+    of = np.where(plan.old >= 0, old.of[plan.old], -1) if len(old.of) else np.full(len(plan.old), -1)
+    of = np.concatenate((of, old.of[list(gone)])) if gone else of
+    xyz = columns.xyz
+    if gone:
+        xyz = np.concatenate((xyz, np.full((3, len(gone)), np.nan, np.float32)), axis=1)
+    return Points(
+        revision=revision,
+        tick=tick,
+        xyz=xyz,
+        previous_of=(of + 1).astype(np.uint32),
+        lineages=tuple(zip(old.lineages, old.formed, strict=True)),
+        ended=tuple(
+            (e.lineage, e.formed, e.tick, tuple(columns.index[m] for m in e.members if m in columns.index))
+            for e in old.ended
+        ),
+        links=links,
+    )
+
+
+def linked_rows(columns: Columns, links: Iterable[Pair]) -> tuple[tuple[int, int], ...]:
+    """Links that count: both ends are here, and one of them has no position."""
+    rows = []
+    for a, b in links:
+        i, j = columns.index.get(a), columns.index.get(b)
+        if i is not None and j is not None and np.isnan(columns.xyz[0, [i, j]]).any():
+            rows.append((i, j))
+    return tuple(rows)
+
+
+def settle(
+    old: Membership,
+    before: Columns,
+    columns: Columns,
+    plan: Plan,
+    answer: Assignment,
+    *,
+    revision: int,
+    at_ms: int,
+    tick: int,
+    revival_ms: int,
+) -> tuple[Membership, tuple[Transition, ...]]:
+    """The membership at `revision` from the cluster room's answer, and its transitions by id."""
+    ids = columns.ids + tuple(before.ids[row] for row in ghosts(old, plan))
+    transitions = tuple(
+        Transition(move.change, move.lineage, tuple(ids[row] for row in move.rows), move.other, revision, at_ms)
+        for move in answer.moves
+    )
+    lineages = tuple(cluster.lineage for cluster in answer.clusters)
+    of = np.full(len(columns), -1, np.int32)
+    for index, cluster in enumerate(answer.clusters):
+        of[list(cluster.members)] = index
+    stayed = _stayed(old, plan, lineages, of)
+    sources = np.where(stayed, plan.old, 0)
+    known = len(old.of) > 0
+    membership = Membership(
+        lineages=lineages,
+        formed=tuple(cluster.formed for cluster in answer.clusters),
+        members=tuple(cluster.members for cluster in answer.clusters),
+        of=of,
+        since_revision=np.where(stayed, old.since_revision[sources], revision) if known else np.full(len(of), revision),
+        since_ms=np.where(stayed, old.since_ms[sources], at_ms) if known else np.full(len(of), at_ms),
+        departed=_departed(old, before, columns, lineages, of, transitions, at_ms, tick),
+        ended=_ended(old, lineages, transitions, at_ms, tick, revival_ms),
+    )
+    return membership, transitions
+
+
+def _stayed(old: Membership, plan: Plan, lineages: Sequence[str], of: Rows) -> npt.NDArray[np.bool_]:
+    """Rows whose lineage is the one they had."""
+    if not len(old.of):
+        return np.zeros(len(of), np.bool_)
+    now = {lineage: index for index, lineage in enumerate(lineages)}
+    became = np.array([*(now.get(lineage, -2) for lineage in old.lineages), -2], np.int32)  # last: for index -1
+    stayed: npt.NDArray[np.bool_] = (became[old.of[plan.old]] == of) & (plan.old >= 0)
+    return stayed
+
+
+def _departed(
+    old: Membership,
+    before: Columns,
+    columns: Columns,
+    lineages: Sequence[str],
+    of: Rows,
+    transitions: Iterable[Transition],
+    at_ms: int,
+    tick: int,
+) -> Mapping[str, tuple[Departed, ...]]:
+    """Who left each living lineage lately, newest last, without those who came back."""
+    left: dict[str, list[Departed]] = {}
+    for t in transitions:
+        lineage = t.lineage if t.change is Change.LEFT else t.other if t.change is Change.SPLIT else ""
+        if not lineage:
+            continue
+        for entity in t.members:
+            if entity in before.index:
+                row = before.index[entity]
+                who = Departed(entity, before.names[row], int(before.kinds[row]), at_ms, tick)
+                left.setdefault(lineage, []).append(who)
+    if not left and not old.departed:
+        return {}
+    departed: dict[str, tuple[Departed, ...]] = {}
+    for index, lineage in enumerate(lineages):
+        gone = [*old.departed.get(lineage, ()), *left.get(lineage, ())]
+        recent = [
+            who
+            for who in gone
+            if tick - who.tick < DEPARTED_MS and not (who.id in columns.index and of[columns.index[who.id]] == index)
+        ]
+        if recent:
+            departed[lineage] = tuple(recent[-DEPARTED_KEPT:])
+    return departed
+
+
+def _ended(
+    old: Membership,
+    lineages: Sequence[str],
+    transitions: Iterable[Transition],
+    at_ms: int,
+    tick: int,
+    revival_ms: int,
+) -> tuple[Ended, ...]:
+    """Lineages that may still revive."""
+    kept = [e for e in old.ended if tick - e.tick < revival_ms and e.lineage not in lineages]
+    formed = dict(zip(old.lineages, old.formed, strict=True))
+    kept += [
+        Ended(t.lineage, formed[t.lineage], t.members, tick, at_ms) for t in transitions if t.change is Change.DISSOLVED
+    ]
+    return tuple(kept[-ENDED_KEPT:])

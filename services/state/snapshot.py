@@ -1,0 +1,169 @@
+"""What a game sends at one moment, checked:
+
+what can be used is kept, what cannot is named, never by value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+import numpy as np
+
+from services.state.columns import Mask, Sent
+from services.state.event import Event
+
+MAX_ID = 64
+MAX_NAME = 200
+MAX_TEXT = 200
+MAX_DETAILS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A part of a request that was not applied: where it stood and why, never what it was."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One snapshot of a world, sifted.
+
+    epoch and seq are 0 without a session; `kept` are entities whose row was refused: they stay as they were.
+    copresent are pairs that the game itself groups, for those without a position.
+    """
+
+    epoch: int
+    seq: int
+    delta: bool
+    base_seq: int
+    sent: Sent
+    left: frozenset[str]
+    kept: frozenset[str]
+    copresent: tuple[tuple[str, str], ...]
+    events: tuple[Event, ...]
+    refused: tuple[Refusal, ...]
+
+
+class Verdict(Enum):
+    """What a snapshot's place in its stream says about it."""
+
+    APPLY = "apply"
+    DUPLICATE = "duplicate"
+    RESYNC = "resync"
+    STALE = "stale"
+
+
+def judge(snapshot: Snapshot, epoch: int, seq: int, *, intact: bool) -> Verdict:
+    """Decide by the world's newest epoch and the last seq of it that was applied (0: none) (A7).
+
+    intact: the document still is what that seq left, so that a delta may build on it.
+    """
+    if snapshot.epoch == 0:
+        return Verdict.APPLY
+    if snapshot.epoch != epoch:
+        return Verdict.STALE
+    if snapshot.seq and snapshot.seq <= seq:
+        return Verdict.DUPLICATE
+    if snapshot.delta and not (intact and snapshot.base_seq == seq):
+        return Verdict.RESYNC
+    return Verdict.APPLY
+
+
+@dataclass(frozen=True, slots=True)
+class Sifted:
+    """Usable rows; the ids whose rows were refused; the ids that the game itself has not seen for long."""
+
+    sent: Sent
+    refused_ids: frozenset[str]
+    stale_ids: frozenset[str]
+    refused: tuple[Refusal, ...]
+
+
+def sift(sent: Sent, stale_after_s: float, path: str = "entities") -> Sifted:
+    """Drop rows that cannot be used and blank fields that are too long.
+
+    An entry that was last seen `stale_after_s` before the newest one is gone: the existing game never
+    removes any.
+    """
+    refused: list[Refusal] = []
+    sent = _bounded(sent, path, refused)
+    drop = _unusable(sent, path, refused)
+    refused_ids = frozenset(entity for row, entity in enumerate(sent.ids) if drop[row] and entity)
+    stale = _stale(sent, stale_after_s)
+    stale_ids = (
+        frozenset(sent.ids[row] for row in np.flatnonzero(stale & ~drop).tolist()) if stale.any() else frozenset()
+    )
+    drop |= stale
+    if drop.any():
+        sent = take(sent, ~drop)
+    return Sifted(sent, refused_ids - set(sent.ids), stale_ids - set(sent.ids), tuple(refused))
+
+
+def take(sent: Sent, mask: Mask) -> Sent:
+    """The rows of a mask."""
+    rows = np.flatnonzero(mask).tolist()
+
+    def text(values: Sequence[Any]) -> Sequence[Any]:
+        return [values[row] for row in rows] if values else values
+
+    return Sent(
+        tuple(sent.ids[row] for row in rows), text(sent.names), sent.kinds[mask], sent.xyz[:, mask],
+        sent.vitals[:, mask], text(sent.actions), text(sent.locations), sent.last_seen[mask], text(sent.details),
+    )  # fmt: skip
+
+
+def _unusable(sent: Sent, path: str, refused: list[Refusal]) -> Mask:
+    """Rows with a bad or repeated id or coordinates that are no position."""
+    drop = np.zeros(len(sent.ids), np.bool_)
+    if len(set(sent.ids)) < len(sent.ids) or not all(0 < len(entity) <= MAX_ID for entity in sent.ids):
+        seen: set[str] = set()
+        for row, entity in enumerate(sent.ids):
+            reason = "DUPLICATE_ID" if entity in seen else "" if 0 < len(entity) <= MAX_ID else "BAD_ID"
+            if reason:
+                drop[row] = True
+                refused.append(Refusal(f"{path}[{row}].id", reason))
+            seen.add(entity)
+    finite = np.isfinite(sent.xyz)
+    if not finite.all():
+        for row in np.flatnonzero(~finite.all(axis=0) & ~np.isnan(sent.xyz).all(axis=0)).tolist():
+            axis = "xyz"[int(np.flatnonzero(~finite[:, row])[0])]
+            drop[row] = True
+            refused.append(Refusal(f"{path}[{row}].position.{axis}", "NOT_FINITE"))
+    return drop
+
+
+def _bounded(sent: Sent, path: str, refused: list[Refusal]) -> Sent:
+    """Blank over-long texts and health that is no number, naming each."""
+    vitals = sent.vitals
+    if np.isinf(vitals).any():
+        for field, row in np.argwhere(np.isinf(vitals)).tolist():
+            refused.append(Refusal(f"{path}[{row}].{'max_health' if field else 'health'}", "NOT_FINITE"))
+        vitals = np.where(np.isinf(vitals), np.float32(np.nan), vitals)
+        sent = replace(sent, vitals=vitals)
+    for name, limit in (("names", MAX_NAME), ("actions", MAX_TEXT), ("locations", MAX_ID)):
+        values: Sequence[str] = getattr(sent, name)
+        if values and max(map(len, values)) > limit:
+            refused += [
+                Refusal(f"{path}[{row}].{name[:-1]}", "TOO_LONG") for row, v in enumerate(values) if len(v) > limit
+            ]
+            blanked: dict[str, Any] = {name: [v if len(v) <= limit else "" for v in values]}
+            sent = replace(sent, **blanked)
+    if sent.details and max(map(len, sent.details)) > MAX_DETAILS:
+        refused += [
+            Refusal(f"{path}[{row}].details", "TOO_LONG") for row, v in enumerate(sent.details) if len(v) > MAX_DETAILS
+        ]
+        sent = replace(sent, details=[v if len(v) <= MAX_DETAILS else b"" for v in sent.details])
+    return sent
+
+
+def _stale(sent: Sent, stale_after_s: float) -> Mask:
+    known = sent.last_seen[np.isfinite(sent.last_seen)]
+    if not known.size or known.min() >= known.max() - stale_after_s:
+        return np.zeros(len(sent.ids), np.bool_)
+    stale: Mask = sent.last_seen < known.max() - stale_after_s
+    return stale
