@@ -1,0 +1,39 @@
+"""Text from outside, made harmless for a prompt: names, appearances, event texts, what players say.
+
+Contained, not prevented (facts on prompt injection): a model may still be talked into things; what it can do about them
+is bounded by validated tools. Idempotent.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# Tokens that chat templates give a meaning to.
+_BRACKETED = re.compile(r"\[\s*(/?\s*(?:system|inst|assistant|user|tool|developer|sys)[^\]]{0,40})\]", re.IGNORECASE)
+_ROLE = re.compile(r"\b(system|assistant|developer)\s*:", re.IGNORECASE)
+_ANGLES = str.maketrans({"<": "‹", ">": "›", "`": "'"})
+
+
+def clean(text: str, limit: int) -> str:
+    """`text` in one line: NFKC, without invisible, control and bidirectional characters, control tokens defanged.
+
+    At most `limit` characters; a cut is marked by "…".
+    """
+    kept = []
+    for char in unicodedata.normalize("NFKC", text):
+        category = unicodedata.category(char)
+        if category in ("Cc", "Zl", "Zp"):
+            kept.append(" ")
+        elif category[0] != "C":
+            kept.append(char)
+    joined = " ".join(unicodedata.normalize("NFC", "".join(kept)).split()).translate(_ANGLES)
+    joined = _ROLE.sub(r"\1 -", _BRACKETED.sub(r"(\1)", joined)).lstrip("#").strip()
+    if len(joined) <= limit:
+        return joined
+    return joined[: max(limit - 1, 0)].rstrip() + "…" if limit > 0 else ""
+
+
+def clean_name(name: str) -> str:
+    """A display name: clean and at most 40 characters; "someone" when nothing is left."""
+    return clean(name, 40).strip("\"'{}[]") or "someone"

@@ -1,0 +1,71 @@
+"""Who is written next: high never waits behind the others, and low is never starved (C5).
+
+A queue of keys by lane and due time; a key is in it at most once. Pure: time passed in.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable
+from typing import Generic, TypeVar
+
+from services.sync.schedule import Lane
+
+K = TypeVar("K", bound=Hashable)
+# Medium items served for one low item while both wait.
+MEDIUM_PER_LOW = 4
+
+
+class Lanes(Generic[K]):
+    """put replaces a key's place; pop gives what is due, by weighted service."""
+
+    def __init__(self) -> None:
+        self._heaps: dict[Lane, list[tuple[float, int, K]]] = {lane: [] for lane in Lane}
+        self._places: dict[K, tuple[Lane, int]] = {}
+        self._serial = 0
+        self._medium_served = 0
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def count(self, lane: Lane) -> int:
+        return sum(1 for place, _ in self._places.values() if place is lane)
+
+    def put(self, key: K, lane: Lane, due: float) -> None:
+        """Queue the key, or move it."""
+        self._serial += 1
+        self._places[key] = (lane, self._serial)
+        heapq.heappush(self._heaps[lane], (due, self._serial, key))
+
+    def drop(self, key: K) -> None:
+        self._places.pop(key, None)
+
+    def next_due(self) -> float | None:
+        """The earliest due time of all; None when empty."""
+        heads = [heap[0][0] for lane, heap in self._heaps.items() if self._fresh(lane)]
+        return min(heads, default=None)
+
+    def pop(self, now: float, *, high_only: bool = False) -> tuple[K, Lane] | None:
+        """A key that is due, removed; None when none is. high_only: room is kept for the high lane."""
+        ready = [lane for lane in Lane if self._fresh(lane) and self._heaps[lane][0][0] <= now]
+        if high_only:
+            ready = [lane for lane in ready if lane is Lane.HIGH]
+        if not ready:
+            return None
+        lane = ready[0]
+        if lane is Lane.MEDIUM and Lane.LOW in ready and self._medium_served >= MEDIUM_PER_LOW:
+            lane = Lane.LOW
+        if lane is Lane.MEDIUM:
+            self._medium_served += 1
+        elif lane is Lane.LOW:
+            self._medium_served = 0
+        _, _, key = heapq.heappop(self._heaps[lane])
+        del self._places[key]
+        return key, lane
+
+    def _fresh(self, lane: Lane) -> bool:
+        """Whether the lane has an item, once places that were left are gone from its head."""
+        heap = self._heaps[lane]
+        while heap and self._places.get(heap[0][2]) != (lane, heap[0][1]):
+            heapq.heappop(heap)
+        return bool(heap)
