@@ -15,15 +15,17 @@ import subprocess
 import sys
 import tempfile
 import tokenize
+import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 import pytest
 
 from services.cli import commands
-from services.common.settings import Settings
+from services.common.settings import ROOMS, Settings
 
 ROOT = Path(__file__).parents[2]
 Tree = Mapping[str, str]  # path -> text
@@ -186,6 +188,46 @@ def runtimes_know_nothing_else_of_sync(files: Tree) -> list[str]:
     ]
 
 
+@check(
+    {"services/state/x.py": "from services.cli import process\n"},
+    {"services/edge/x.py": "from services.demo.tavern import TAVERN\n"},
+)
+def a_room_imports_the_kernel_and_itself(files: Tree) -> list[str]:
+    return [
+        f"{path}: imports {name}"
+        for path, text in modules(files, *(f"services/{room}/" for room in ROOMS))
+        for name in under(imported(text, path), "services")
+        if name.count(".") and name.split(".")[1] not in ("common", path.split("/")[1])
+    ]
+
+
+ROLES = re.compile(r"(?:^|_)(?:server|servicer|store|worker)$")
+OUTSIDE = ("grpc", "earshot", "sqlite3", "socket", "httpx", "asyncio", "time", "random", "secrets", "uuid")
+
+
+@check(
+    {"services/room/servicer.py": "", "services/room/planted.py": "from earshot.state.v1 import state_pb2\n"},
+    {"services/room/servicer.py": "", "services/room/planted.py": "import grpc\n"},
+    {"services/room/servicer.py": "", "services/room/planted.py": "def age(then):\n    import time\n"},
+)
+def nouns_are_pure(files: Tree) -> list[str]:
+    """A noun decides from what it is given: no gRPC, no clock, no chance, no I/O.
+
+    By convention a noun is a module of a room that serves RPCs, directly in the room's folder, whose name says no other
+    role and that has nothing asynchronous. The edge translates throughout; adapters have folders of their own.
+    """
+    serving = {PurePosixPath(path).parent for path in files if PurePosixPath(path).match("services/*/servicer.py")}
+    return [
+        f"{path}: imports {name}"
+        for path, text in modules(files, "services/")
+        if PurePosixPath(path).parent in serving
+        and not ROLES.search(PurePosixPath(path).stem)
+        and not any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(parsed(text)))
+        for package in OUTSIDE
+        for name in under(imported(text, path), package)
+    ]
+
+
 @check({"services/state/utils.py": ""}, {"services/chat/floor_manager.py": ""}, {"tests/unit/helpers.py": ""})
 def files_are_nouns(files: Tree) -> list[str]:
     """A drawer has no noun."""
@@ -244,6 +286,65 @@ def unit_tests_do_not_sleep(files: Tree) -> list[str]:
         if (isinstance(node, ast.Attribute) and ast.unparse(node) == "time.sleep")
         or (isinstance(node, ast.ImportFrom) and node.module == "time" and "sleep" in {a.name for a in node.names})
     ]
+
+
+# -- dependencies ------------------------------------------------------------------------------------------------------
+
+# Needed without an import of ours.
+IMPORTED_BY_ANOTHER = {"httptools": "uvicorn parses with it"}
+LOCAL = {"services", "earshot", "tests", "bench"}
+
+
+def declared(files: Tree, group: str = "") -> set[str]:
+    """Distributions that pyproject.toml names: of the package, or of a dependency group."""
+    configuration = tomllib.loads(files["pyproject.toml"])
+    wanted = configuration["dependency-groups"][group] if group else configuration["project"]["dependencies"]
+    return {re.split(r"[^\w.-]", name, maxsplit=1)[0] for name in wanted}
+
+
+@check(
+    {"services/state/x.py": "import yaml\n"},
+    {"services/state/x.py": "import not_installed_anywhere\n"},
+    {"pyproject.toml": '[project]\ndependencies = ["grpcio", "no-such-package"]\n'},
+)
+def dependencies_are_what_is_imported(files: Tree) -> list[str]:
+    """What services/ imports is declared, so that it runs without the development tools; and no more is declared."""
+    providers = _providers()
+    wanted = declared(files)
+    used: set[str] = set()
+    undeclared = []
+    for path, text in modules(files, "services/"):
+        for name in imported(text, path):
+            top = name.split(".")[0]
+            if top in LOCAL or top in sys.stdlib_module_names or top == "__future__":
+                continue
+            # google.rpc and google.protobuf come from two distributions, grpc_health from a third: any will do.
+            candidates = providers.get(top, set())
+            used |= candidates
+            if not candidates & (wanted | BROUGHT_ALONG):
+                undeclared.append(f"{path}: imports {top}, which is not declared")
+    unused = wanted - used - set(IMPORTED_BY_ANOTHER)
+    return undeclared + [f"pyproject.toml: {name} is declared and not imported" for name in sorted(unused)]
+
+
+@cache
+def _providers() -> dict[str, set[str]]:
+    """Package -> distributions that it may come from."""
+    found = metadata.packages_distributions().items()
+    return {package: {re.sub(r"[-_.]+", "-", name).lower() for name in names} for package, names in found}
+
+
+# Parts of a declared package's own interface that come as distributions of their own.
+BROUGHT_ALONG = {"pydantic", "opentelemetry-api", "googleapis-common-protos"}
+RECORD = "docs/decisions/0001-dependencies.md"
+
+
+@check({RECORD: "| grpcio | contracts |"})
+def every_dependency_has_its_reason(files: Tree) -> list[str]:
+    names = declared(files) | declared(files, "build") | declared(files, "dev")
+    cells = " ".join(line.split("|")[1] for line in files[RECORD].splitlines() if line.startswith("|"))
+    listed = set(re.findall(r"[\w.-]+", cells))
+    return [f"{RECORD}: says nothing of {name}" for name in sorted(names - listed)]
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
@@ -401,10 +502,14 @@ def _generated(protos: tuple[tuple[str, str], ...], makefile: str) -> dict[str, 
 # -- the tests ---------------------------------------------------------------------------------------------------------
 
 
+@cache
+def broken(name: str) -> tuple[str, ...]:
+    return tuple(CHECKS[name].find(tree()))
+
+
 @pytest.mark.parametrize("name", CHECKS)
 def test_the_house_rule_holds(name: str) -> None:
-    broken = CHECKS[name].find(tree())
-    assert not broken, "\n".join(broken)
+    assert not broken(name), "\n".join(broken(name))
 
 
 PLANTS = [
@@ -418,7 +523,8 @@ PLANTS = [
 def test_a_planted_defect_is_found(name: str, plant: Mapping[str, str | None]) -> None:
     find = CHECKS[name].find
     planted = {path: text for path, text in {**tree(), **plant}.items() if text is not None}
-    assert set(find(planted)) - set(find(tree()))
+    found = set(find(planted)) - set(broken(name))
+    assert found, f"{name} does not see {sorted(plant)}"
 
 
 def test_the_tree_is_seen() -> None:
