@@ -27,8 +27,8 @@ class Settings(BaseSettings):
     cluster_addr: str = Field("127.0.0.1:50052", description="Where ClusterService listens, and is called.")
     sync_addr: str = Field("127.0.0.1:50053", description="Where SyncService listens, and is called.")
     chat_addr: str = Field("127.0.0.1:50054", description="Where ChatService listens, and is called.")
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["console", "json"] = "console"
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe record logged.")
+    log_format: Literal["console", "json"] = Field("console", description="For people, or one JSON object a line.")
     shutdown_s: float = Field(10.0, description="How long running calls may finish after a stop.")
     otlp_endpoint: str = Field("", description="OTLP gRPC endpoint for traces; empty = no tracing.")
     trace_sample: float = Field(0.01, ge=0, le=1, description="Share of traces kept (parent-based).")
@@ -41,8 +41,8 @@ class Settings(BaseSettings):
     messages_wait_s: float = Field(
         25.0, description="Longest wait of POST /v1/messages and of the existing game's chat."
     )
-    header_timeout_s: float = 5.0
-    body_timeout_s: float = 10.0
+    header_timeout_s: float = Field(5.0, description="A connection that sends no complete header by then is closed.")
+    body_timeout_s: float = Field(10.0, description="A body that is not complete by then is refused 408.")
 
     # -- state (A) -------------------------------------------------------------------------------------------------
     movement_threshold: float = Field(0.1, description="Studs; less is not a change (A2).")
@@ -50,7 +50,7 @@ class Settings(BaseSettings):
         60.0, description="An entry whose lastSeen is older than the snapshot by this is gone."
     )
     world_expiry_s: float = Field(900.0, description="A world without snapshots is closed after this.")
-    worlds_max: int = 10_000
+    worlds_max: int = Field(10_000, description="Worlds in memory; one more is refused 429.")
     entities_max: int = Field(500, description="Entities per snapshot and per world.")
     events_kept: int = Field(64, description="Recent events per world.")
     link_ttl_s: float = Field(75.0, description="Co-presence reported without positions (existing game).")
@@ -64,52 +64,84 @@ class Settings(BaseSettings):
     revival_s: float = Field(30.0, description="A dissolved lineage revives within this when two members reunite.")
 
     # -- sync (C) --------------------------------------------------------------------------------------------------
-    schedule: Literal["lazy", "documented"] = "lazy"
-    freshness: Literal["strict", "relaxed"] = "strict"
+    schedule: Literal["lazy", "documented"] = Field(
+        "lazy", description="When blocks are written: before turns, or debounced and in batches (C2, C3)."
+    )
+    freshness: Literal["strict", "relaxed"] = Field(
+        "strict", description="strict: never an answer about an older world; relaxed: at most fresh_s old (C1)."
+    )
     fresh_s: float = Field(15.0, description="relaxed: oldest status at a decision (C1).")
     fresh_combat_s: float = Field(1.0, description="relaxed: the same in combat (C1).")
-    blocks: Literal["situation", "split"] = "situation"
+    blocks: Literal["situation", "split"] = Field(
+        "situation", description="One world-owned block, or split: status and group_members."
+    )
     dirty_heard_max_s: float = Field(300.0, description="lazy: a heard NPC is written once when dirty this long.")
     turn_deadline_s: float = Field(20.0, description="Deadline of one turn, queue to last sentence.")
     runtime_concurrency: int = Field(8, description="Requests in flight to one runtime (facts: Letta queues above 8).")
     history_tokens: int = Field(1500, description="Budget of log lines that a turn carries.")
-    memory_scope: Literal["session", "cross_session"] = "session"
+    memory_scope: Literal["session", "cross_session"] = Field(
+        "session", description="How long NPCs may remember players; cross_session has an age rule on the platform."
+    )
     block_limit: int = Field(4000, description="Characters of one block.")
 
     # -- runtimes --------------------------------------------------------------------------------------------------
     runtimes: str = Field(
         "", description="Chain of runtimes, comma separated; empty = letta or openai when set, then offline."
     )
-    letta_base_url: str = Field("", validation_alias=AliasChoices("EARSHOT_LETTA_BASE_URL", "LETTA_BASE_URL"))
-    letta_api_key: str = Field("", validation_alias=AliasChoices("EARSHOT_LETTA_API_KEY", "LETTA_API_KEY"))
+    letta_base_url: str = Field(
+        "",
+        validation_alias=AliasChoices("EARSHOT_LETTA_BASE_URL", "LETTA_BASE_URL"),
+        description="Letta server with protocol and port; chooses the runtime letta (F2).",
+    )
+    letta_api_key: str = Field(
+        "",
+        validation_alias=AliasChoices("EARSHOT_LETTA_API_KEY", "LETTA_API_KEY"),
+        description="Key of the Letta server.",
+    )
     letta_model: str = Field("openai/gpt-4o-mini", description="Model handle of new agents.")
     letta_embedding: str = Field("openai/text-embedding-3-small", description="Embedding handle of new agents.")
     openai_base_url: str = Field(
         "", description="Any OpenAI-compatible endpoint, for example http://127.0.0.1:11434/v1."
     )
-    openai_api_key: str = Field("", validation_alias=AliasChoices("EARSHOT_OPENAI_API_KEY", "OPENAI_API_KEY"))
-    openai_model: str = Field("gpt-4o-mini", validation_alias=AliasChoices("EARSHOT_OPENAI_MODEL", "LLM_MODEL"))
-    max_tokens: int = Field(150, validation_alias=AliasChoices("EARSHOT_MAX_TOKENS", "LLM_MAX_TOKENS"))
-    temperature: float = Field(0.7, validation_alias=AliasChoices("EARSHOT_TEMPERATURE", "LLM_TEMPERATURE"))
+    openai_api_key: str = Field(
+        "",
+        validation_alias=AliasChoices("EARSHOT_OPENAI_API_KEY", "OPENAI_API_KEY"),
+        description="Key of the OpenAI-compatible endpoint.",
+    )
+    openai_model: str = Field(
+        "gpt-4o-mini",
+        validation_alias=AliasChoices("EARSHOT_OPENAI_MODEL", "LLM_MODEL"),
+        description="Model at that endpoint.",
+    )
+    max_tokens: int = Field(
+        150,
+        validation_alias=AliasChoices("EARSHOT_MAX_TOKENS", "LLM_MAX_TOKENS"),
+        description="Most tokens of a reply (G4).",
+    )
+    temperature: float = Field(
+        0.7,
+        validation_alias=AliasChoices("EARSHOT_TEMPERATURE", "LLM_TEMPERATURE"),
+        description="Sampling temperature (G4).",
+    )
     context_messages: int = Field(
         10,
         validation_alias=AliasChoices("EARSHOT_CONTEXT_MESSAGES", "CONTEXT_WINDOW_SIZE"),
-        description="(G4)",
+        description="Latest log lines that a stateless runtime gets (G4).",
     )
 
     # -- chat (D) --------------------------------------------------------------------------------------------------
     tau: float = Field(0.5, ge=0, le=1, description="Speak iff P(any NPC) exceeds this.")
     tau_silence: float = Field(0.3, ge=0, le=1, description="The same after an awkward silence.")
-    awkward_silence_s: float = 7.0
-    urgent_workers: int = Field(5, description="(D3)")
-    urgent_wait_s: float = Field(0.5, description="(D3)")
-    conversation_workers: int = Field(3, description="(D3)")
-    conversation_wait_s: float = Field(2.0, description="(D3)")
-    npc_turns_soft: int = 2
-    npc_turns_hard: int = 3
+    awkward_silence_s: float = Field(7.0, description="Silence after which the floor is scored once more.")
+    urgent_workers: int = Field(5, description="Urgent turns at once per world (D3).")
+    urgent_wait_s: float = Field(0.5, description="Longest wait of an urgent turn (D3).")
+    conversation_workers: int = Field(3, description="Other turns at once per world (D3).")
+    conversation_wait_s: float = Field(2.0, description="Longest wait of another turn (D3).")
+    npc_turns_soft: int = Field(2, description="NPC turns since a player spoke: more only when addressed.")
+    npc_turns_hard: int = Field(3, description="NPC turns since a player spoke: never more.")
     cooldown_npc_s: float = Field(0.0, description="An NPC rests this long after a turn, unless addressed (D2).")
     cooldown_greeting_s: float = Field(120.0, description="One greeting per player and conversation within this (D2).")
-    greetings: bool = True
+    greetings: bool = Field(True, description="One NPC may greet an arriving player.")
     npc_to_npc: bool = Field(False, description="NPCs may talk with no player present.")
     gather_ms: int = Field(100, description="Existing game: its calls for one sentence are gathered this long.")
     player_messages_per_10s: int = Field(10, description="Per player; more is refused RATE_LIMITED (D5).")
