@@ -335,7 +335,7 @@ def _providers() -> dict[str, set[str]]:
 
 
 # Parts of a declared package's own interface that come as distributions of their own.
-BROUGHT_ALONG = {"pydantic", "opentelemetry-api", "googleapis-common-protos"}
+BROUGHT_ALONG = {"pydantic", "opentelemetry-api"}
 RECORD = "docs/decisions/0001-dependencies.md"
 
 
