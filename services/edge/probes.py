@@ -1,0 +1,44 @@
+"""Probes and metrics: open to whoever can reach the port, and they tell nothing of a tenant."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from services.edge.admission import Admission
+from services.edge.answer import Answer, json_answer
+from services.edge.request import Request
+from services.edge.routes import Route
+
+Check = Callable[[], Awaitable[dict[str, str]]]
+
+
+class Probes:
+    """The endpoints."""
+
+    def __init__(self, check_ready: Check, registry: CollectorRegistry, admission: Admission) -> None:
+        self._check_ready = check_ready
+        self._registry = registry
+        self._admission = admission
+
+    def routes(self) -> list[Route]:
+        return [
+            Route("GET", "/healthz", self.health, open=True),
+            Route("GET", "/readyz", self.ready, open=True),
+            Route("GET", "/metrics", self.metrics, open=True),
+        ]
+
+    async def health(self, _: Request) -> Answer:
+        """200 while the process serves."""
+        return json_answer({"status": "ok"})
+
+    async def ready(self, _: Request) -> Answer:
+        """200 when every room of the process can serve, 503 when one cannot or the edge drains."""
+        checks = {"edge": "draining"} if self._admission.draining else await self._check_ready()
+        ready = all(value == "ok" for value in checks.values())
+        return json_answer({"ready": ready, "checks": checks}, 200 if ready else 503)
+
+    async def metrics(self, _: Request) -> Answer:
+        """Prometheus text."""
+        return Answer(200, generate_latest(self._registry), CONTENT_TYPE_LATEST.encode())

@@ -1,0 +1,94 @@
+"""POST /v1/snapshots: a game's snapshot in, the revision and its clusters out (DESIGN section 3)."""
+
+from __future__ import annotations
+
+import time
+
+from earshot.state.v1 import state_pb2
+from earshot.type.v1 import type_pb2
+
+from services.common.clock import Clock
+from services.common.errors import EarshotError
+from services.common.settings import Settings
+from services.common.telemetry import Metrics, traceparent
+from services.edge.answer import Answer, json_answer
+from services.edge.contract.snapshot import Snapshot, SnapshotAnswer, TransitionAnswer
+from services.edge.ingest import Ingest
+from services.edge.request import Request
+from services.edge.routes import Route
+from services.edge.snapshot import Reading, read_snapshot
+from services.edge.view import TRANSITIONS, cluster_answers, refusals
+
+OUTCOMES = {
+    state_pb2.INGEST_OUTCOME_APPLIED: "applied",
+    state_pb2.INGEST_OUTCOME_DUPLICATE: "duplicate",
+    state_pb2.INGEST_OUTCOME_RESYNC: "resync",
+    state_pb2.INGEST_OUTCOME_SUPERSEDED: "superseded",
+}
+
+
+class Snapshots:
+    """The endpoint; the existing game's path and sync requests use `apply` too."""
+
+    def __init__(self, ingest: Ingest, settings: Settings, metrics: Metrics, clock: Clock) -> None:
+        self._ingest = ingest
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+
+    def routes(self) -> list[Route]:
+        return [Route("POST", "/v1/snapshots", self.post, Snapshot, SnapshotAnswer)]
+
+    async def post(self, request: Request) -> Answer:
+        """200 with the revision that the snapshot became, or why it became none."""
+        deadline = self.deadline()
+        reading = self.read(await request.content.read())
+        world = request.world(reading.world)
+        result = await self.apply(reading, world, deadline)
+        return json_answer(snapshot_answer(world.world, result, reading))
+
+    def deadline(self) -> float:
+        """Counted from admission (DESIGN section 3)."""
+        return self._clock.monotonic() + self._settings.snapshot_deadline_s
+
+    def read(self, body: bytes) -> Reading:
+        """The body as an item of the stream. Raises BadInput and TooLarge."""
+        started = time.perf_counter()
+        try:
+            return read_snapshot(
+                body, entities_max=self._settings.entities_max, stale_after_s=self._settings.stale_after_s
+            )
+        except EarshotError:
+            self._metrics.snapshots.labels("refused").inc()
+            raise
+        finally:
+            self._metrics.observe_stage("parse", time.perf_counter() - started)
+
+    async def apply(self, reading: Reading, world: type_pb2.WorldRef, deadline: float) -> state_pb2.SnapshotResult:
+        """State's result. Raises what state answered, Overloaded, Unavailable, DeadlineExceeded."""
+        reading.item.world.CopyFrom(world)
+        reading.item.traceparent = traceparent()
+        started = time.perf_counter()
+        outcome = "failed"
+        try:
+            result = await self._ingest.submit(reading.item, deadline)
+            outcome = OUTCOMES.get(result.outcome, "failed")
+            return result
+        finally:
+            self._metrics.snapshots.labels(outcome).inc()
+            self._metrics.observe_stage("snapshot", time.perf_counter() - started)
+
+
+def snapshot_answer(world: str, result: state_pb2.SnapshotResult, reading: Reading) -> SnapshotAnswer:
+    """The result as clients read it."""
+    return SnapshotAnswer(
+        world,
+        result.revision,
+        OUTCOMES.get(result.outcome, ""),
+        cluster_answers(result.clusters),
+        [
+            TransitionAnswer(TRANSITIONS.get(one.type, ""), one.lineage, list(one.member_ids), one.other_lineage)
+            for one in result.transitions
+        ],
+        refusals([*reading.refused, *result.refused]),
+    )
