@@ -111,6 +111,7 @@ class Process:
                 start_new_session=True,
                 **options,
             )
+        process.returncode = 0  # it outlives this object, which would complain when collected
         self._file.write_text(f"{process.pid} {_started_at(process.pid) or 0}\n")
 
     def stop(self, how: signal.Signals) -> None:
@@ -347,8 +348,6 @@ class Running:
 
 def start(layout: Layout, port: int, fake_model: bool) -> Running:
     """Bring everything of an instance up; what already runs is left as it is."""
-    layout.home.mkdir(parents=True, exist_ok=True)
-    layout.home.chmod(0o700)  # logs and data hold what players said
     state = layout.home / "running.json"
     letta_runs = Process(layout, "letta").pid() is not None
     if letta_runs and state.exists():
@@ -360,6 +359,8 @@ def start(layout: Layout, port: int, fake_model: bool) -> Running:
         raise SystemExit("letta: set OPENAI_API_KEY (and OPENAI_BASE_URL for another endpoint), or use --fake-model")
     with locked(layout.root / "install.lock", "installation"):
         install(layout)
+    layout.home.mkdir(parents=True, exist_ok=True)
+    layout.home.chmod(0o700)  # logs and data hold what players said
     began = time.monotonic()
     try:
         start_postgres(layout)
