@@ -6,9 +6,15 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from services.common.clock import SystemClock
 from services.common.errors import EarshotError
 from services.common.settings import ROOMS, Settings
+
+
+if TYPE_CHECKING:
+    from services.edge.keys import KeyFile
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +53,18 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("demo", help="drive the seeded tavern against a running edge", add_help=False)
     commands.add_parser("import-roster", help="load NPCs, locations and players from a JSON file", add_help=False)
 
+    key = commands.add_parser("key", help="API keys: create, list, revoke")
+    key.add_argument("--data", help="data directory of the edge (default .earshot)")
+    key_commands = key.add_subparsers(required=True, metavar="COMMAND")
+    create = key_commands.add_parser("create", help="make a key and print it, once")
+    create.add_argument("tenant", nargs="?", default="main", help="who owns what the key sends (default main)")
+    create.add_argument("--env", default="live", help="shown in the key (default live)")
+    create.set_defaults(run=_key_create)
+    key_commands.add_parser("list", help="every key: id, tenant, live or revoked").set_defaults(run=_key_list)
+    revoke = key_commands.add_parser("revoke", help="end a key; a running edge notices within seconds")
+    revoke.add_argument("id")
+    revoke.set_defaults(run=_key_revoke)
+
     health = commands.add_parser("health", help="is it ready? exit status 0 or 1")
     health.add_argument("--target", default="edge", choices=ROOMS, help="room to ask (default edge)")
     health.set_defaults(run=_health)
@@ -78,6 +96,31 @@ def parse_target(target: str) -> tuple[str, ...]:
         print(f"earshot: no room {', '.join(unknown) or target!r}; rooms: {', '.join(ROOMS)}", file=sys.stderr)
         raise SystemExit(2)
     return rooms
+
+
+def _key_file(arguments: argparse.Namespace) -> KeyFile:
+    from services.edge.keys import KeyFile
+
+    return KeyFile(Settings(**({"data": arguments.data} if arguments.data else {})))
+
+
+def _key_create(arguments: argparse.Namespace) -> int:
+    text, stored = _key_file(arguments).create(arguments.tenant, SystemClock().now_ms(), arguments.env)
+    print(text)
+    print(f"Key {stored.id} of tenant {stored.tenant}. It is shown this once: only its hash is kept.", file=sys.stderr)
+    return 0
+
+
+def _key_list(arguments: argparse.Namespace) -> int:
+    for stored in _key_file(arguments).load():
+        print(f"{stored.id}  {stored.tenant:24} {'revoked' if stored.revoked_ms else 'live'}")
+    return 0
+
+
+def _key_revoke(arguments: argparse.Namespace) -> int:
+    stored = _key_file(arguments).revoke(arguments.id, SystemClock().now_ms())
+    print(f"Key {stored.id} is revoked.")
+    return 0
 
 
 def _health(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -73,7 +74,10 @@ async def _until_stopped(settings: Settings, stopping: asyncio.Event, *, demo: b
     from services.demo.driver import drive
 
     host, _, port = settings.listen.rpartition(":")
-    driving = asyncio.create_task(drive(f"http://{host or '127.0.0.1'}:{port}", out=sys.stdout), name="demo")
+    driving = asyncio.create_task(
+        drive(f"http://{host or '127.0.0.1'}:{port}", out=sys.stdout, key=os.environ.get("EARSHOT_KEY", "")),
+        name="demo",
+    )
     waiting = asyncio.create_task(stopping.wait(), name="signal")
     done, _ = await asyncio.wait((driving, waiting), return_when=asyncio.FIRST_COMPLETED)
     if driving in done:

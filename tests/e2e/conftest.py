@@ -73,7 +73,7 @@ def environment(runtime: str, model: Model) -> dict[str, str]:
     if runtime == "letta":
         return {
             "EARSHOT_LETTA_BASE_URL": os.environ["LETTA_BASE_URL"],
-            "EARSHOT_LETTA_MODEL": os.environ.get("EARSHOT_LETTA_MODEL", "openai-proxy/gpt-4o-mini"),
+            "EARSHOT_LETTA_MODEL": os.environ.get("EARSHOT_LETTA_MODEL", "openai-proxy/earshot-fake"),
         }
     return {}
 
