@@ -153,9 +153,9 @@ class App:
         grace = self.settings.shutdown_s
         if self._server is not None:
             await self._server.stop(grace)
-        for task in self._tasks:
+        # Last bound, first ended: the edge lets its requests finish while the rooms behind it still work.
+        for task in reversed(self._tasks):
             task.cancel()
-        for task in self._tasks:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
         await self._local.stop(grace)

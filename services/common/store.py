@@ -39,6 +39,8 @@ class _Item:
     durable: bool
     fence: Fence | None
     future: asyncio.Future[Any]
+    # Runs after the group's commit, outside of any transaction.
+    outside: bool = False
     result: Any = None
     error: BaseException | None = None
 
@@ -98,14 +100,16 @@ class Database:
         if self._pending >= MAX_PENDING:
             raise Overloaded("too many writes wait for the disk", reason="STORE_QUEUE_FULL", retry_after_ms=1000)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        item = _Item(work, durable, fence, future)
+        self._put(_Item(work, durable, fence, future))
+        return future
+
+    def _put(self, item: _Item) -> None:
         if self._inline:
             self._commit([item])
             _resolve([item])
         else:
             self._pending += 1
             self._queue.put(item)
-        return future
 
     def read(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Rows of a query, on the reader's connection. Blocks: for start-up and small indexed look-ups."""
@@ -117,6 +121,15 @@ class Database:
     async def flush(self) -> None:
         """Wait until everything submitted so far is committed."""
         await self.write(lambda _: None, durable=True)
+
+    async def purge(self) -> None:
+        """Leave nothing of deleted rows in the file or its write-ahead log: what erasure ends with.
+
+        Raises Unavailable (STORE_BUSY) when a reader kept the log busy; try again later.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._put(_Item(_truncate_log, True, None, future, outside=True))
+        await asyncio.shield(future)
 
     async def close(self) -> None:
         """Commit what waits, then close. Safe to call twice."""
@@ -162,6 +175,14 @@ class Database:
 
     def _commit(self, batch: list[_Item]) -> None:
         connection = self._writer
+        inside = [item for item in batch if not item.outside]
+        if inside:
+            self._commit_group(connection, inside)
+        for item in batch:
+            if item.outside:
+                _attempt_outside(connection, item)
+
+    def _commit_group(self, connection: sqlite3.Connection, batch: list[_Item]) -> None:
         try:
             level = "FULL" if any(item.durable for item in batch) else "NORMAL"
             connection.execute(f"PRAGMA synchronous={level}")
@@ -189,6 +210,21 @@ def _attempt(connection: sqlite3.Connection, item: _Item) -> None:
         item.error = error
         connection.execute("ROLLBACK TO item")
     connection.execute("RELEASE item")
+
+
+def _attempt_outside(connection: sqlite3.Connection, item: _Item) -> None:
+    try:
+        item.result = item.work(connection)
+    except EarshotError as error:
+        item.error = error
+    except sqlite3.Error:
+        item.error = Unavailable("the store cannot be written", reason="STORE_UNAVAILABLE", retry_after_ms=1000)
+
+
+def _truncate_log(connection: sqlite3.Connection) -> None:
+    row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if row is not None and row[0]:
+        raise Unavailable("a reader keeps the store's log busy", reason="STORE_BUSY", retry_after_ms=100)
 
 
 def _check_fence(connection: sqlite3.Connection, fence: Fence) -> None:

@@ -98,3 +98,38 @@ async def test_closed_and_memory() -> None:
     await database.close()
     with pytest.raises(Unavailable):
         database.submit(insert(4))
+
+
+async def test_purge_leaves_nothing_of_what_was_deleted(tmp_path: Path) -> None:
+    database = Database(tmp_path / "a.db", SCHEMA)
+    secret = "said-by-a-child"
+    await database.write(insert(1, secret * 50))
+    await database.write(insert(2, "kept"))
+
+    def remove(connection: sqlite3.Connection) -> None:
+        connection.execute("DELETE FROM item WHERE id = 1")
+
+    await database.write(remove)
+    assert any(secret.encode() in path.read_bytes() for path in tmp_path.iterdir())
+    await database.purge()
+    assert not any(secret.encode() in path.read_bytes() for path in tmp_path.iterdir())
+    assert database.read("SELECT value FROM item") == [("kept",)]
+    await database.close()
+
+
+async def test_purge_says_when_a_reader_is_in_the_way(tmp_path: Path) -> None:
+    database = Database(tmp_path / "a.db", SCHEMA)
+    await database.write(insert(1))
+    other = sqlite3.connect(tmp_path / "a.db", isolation_level=None)
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM item").fetchall()
+    await database.write(insert(2))
+    await database.write(lambda connection: connection.execute("PRAGMA busy_timeout=0").fetchall() and None)
+    with pytest.raises(Unavailable) as caught:
+        await database.purge()
+    assert caught.value.reason == "STORE_BUSY"
+    other.execute("COMMIT")
+    other.close()
+    await database.purge()
+    assert await database.write(insert(3)) == 3
+    await database.close()
