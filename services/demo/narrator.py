@@ -1,0 +1,375 @@
+"""Tells what the public API answered, for a person: who is within earshot, who was refreshed, who spoke and why.
+
+`tell` is a pure function: what was told so far and what happened now, in; the lines to show, out. Answers and events
+are read as any client must read them: unknown fields are ignored, missing ones are no error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from services.demo.frame import Utterance
+from services.demo.names import Names
+from services.demo.phrases import SILENT_BECAUSE, SPOKE_BECAUSE, action, duration, phrase, words
+from services.demo.terminal import Line, Span, clean
+
+Answer = Mapping[str, Any]
+
+# What is remembered of turns and utterances, so that each is told once.
+KEPT: Final = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """The storyteller's words."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """A snapshot was answered."""
+
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A message of ours was answered."""
+
+    utterance: Utterance
+    answer: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An event of the world's log."""
+
+    event: Answer
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something between us and the server."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """The world was read: how fresh its NPCs are."""
+
+    answer: Answer
+
+
+Happening = Caption | Applied | Answered | Heard | Trouble | Synced
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What was counted while telling. Milliseconds to the first sentence are what the server reports per turn."""
+
+    turns: int = 0
+    silences: int = 0
+    unheard: int = 0
+    failures: int = 0
+    runtime_calls: int = 0
+    actions: int = 0
+    # Blocks brought up to date although nobody was about to speak.
+    pushes: int = 0
+    first_sentence_ms: int = 0
+    first_sentences: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What the audience already knows."""
+
+    names: Names = field(default_factory=Names)
+    tally: Tally = field(default_factory=Tally)
+    # Turn -> why it was granted. A turn leaves when it is over.
+    turns: Mapping[str, str] = field(default_factory=dict)
+    # Turns that reached a runtime, turns that spoke, told utterances, utterances whose silence was told; newest last.
+    asked: tuple[str, ...] = ()
+    spoke: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
+    silent: tuple[str, ...] = ()
+    # Silences whose utterance is not told yet.
+    waiting: Mapping[str, str] = field(default_factory=dict)
+    # Turn of the sentence told last, "" after anything else: its next sentence needs no name.
+    speaking: str = ""
+    refused: tuple[str, ...] = ()
+    # NPC -> (block writes, turns) as last read; None = never read.
+    synced: Mapping[str, tuple[int, int]] | None = None
+
+
+Told = tuple[Telling, tuple[Line, ...]]
+
+
+def begin(roster: Answer) -> Telling:
+    """Start to tell a world whose roster is known."""
+    return Telling(names=Names.of(roster))
+
+
+def tell(telling: Telling, at: float, happening: Happening) -> Told:
+    """Return the lines that tell one happening at a time of the story, and what is told after it."""
+    match happening:
+        case Caption(text):
+            return _line(telling, at, Span(""), Span(clean(text), "story"))
+        case Trouble(text):
+            return _line(telling, at, Span("! trouble", "trouble"), Span(clean(text)))
+        case Applied(answer):
+            return _applied(telling, at, answer)
+        case Answered(utterance, answer):
+            return _answered(telling, at, utterance, answer)
+        case Heard(event):
+            return _heard(telling, at, event)
+        case Synced(answer):
+            return _synced(telling, at, answer)
+
+
+# -- snapshots: who is within earshot ----------------------------------------------------------------------------------
+
+
+def _applied(telling: Telling, at: float, answer: Answer) -> Told:
+    clusters = {clean(cluster.get("id")): _ids(cluster.get("members")) for cluster in _dicts(answer.get("clusters"))}
+    lines: list[Line] = []
+    for transition in _dicts(answer.get("transitions")):
+        spans = _transition(telling, transition, clusters)
+        if spans:
+            lines.append(Line(at, Span("● earshot", "earshot"), spans))
+    for refusal in _dicts(answer.get("refused")):
+        text = f"{clean(refusal.get('path'))}: {words(refusal.get('reason'))}"
+        if text not in telling.refused:
+            telling = replace(telling, refused=_kept(telling.refused, text))
+            lines.append(Line(at, Span("! refused", "trouble"), (Span(text),)))
+    return replace(telling, speaking="" if lines else telling.speaking), tuple(lines)
+
+
+def _transition(telling: Telling, transition: Answer, clusters: Mapping[str, Sequence[str]]) -> tuple[Span, ...]:
+    changed = _ids(transition.get("members"))
+    others = [id for id in clusters.get(clean(transition.get("cluster")), ()) if id not in changed]
+    who, rest = telling.names.several(changed), telling.names.several(others)
+    match transition.get("type"):
+        case "formed":
+            return (Span("+ "), *who, Span(" hear each other", "dim"))
+        case "joined":
+            return (Span("+ "), *who, *((Span(" joins ", "dim"), *rest) if rest else ()))
+        case "left":
+            return (Span("- "), *who, *((Span(" leaves ", "dim"), *rest) if rest else ()))
+        case "merged":
+            return (Span("+ "), *who, *((Span(" merge with ", "dim"), *rest) if rest else (Span(" merge", "dim"),)))
+        case "split":
+            return (
+                Span("- "),
+                *who,
+                *((Span(" drift away from ", "dim"), *rest) if rest else (Span(" split off", "dim"),)),
+            )
+        case "dissolved":
+            return (Span("- "), *who, Span(" part", "dim")) if who else ()
+    return ()
+
+
+# -- the world: who was refreshed though nobody asked ------------------------------------------------------------------
+
+
+def _synced(telling: Telling, at: float, answer: Answer) -> Told:
+    sync = answer.get("sync")
+    before, now = telling.synced, dict(telling.synced or {})
+    lines: list[Line] = []
+    for status in _dicts(sync.get("npcs") if isinstance(sync, Mapping) else None):
+        npc, writes, turns = clean(status.get("npc_id")), _number(status.get("writes")), _number(status.get("turns"))
+        wrote, turned = now.get(npc, (0, 0))
+        if writes != wrote and (telling.turns or status.get("in_flight") is True):
+            # Perhaps a turn's own write, which is told with the turn: look again.
+            continue
+        now[npc] = (writes, turns)
+        if before is not None and writes > wrote and turns == turned:
+            text = f" now holds revision {_number(status.get('confirmed_revision'))} · written at once"
+            lines.append(Line(at, Span("↻ refreshed", "dim"), (telling.names.who(npc), Span(text, "dim"))))
+    telling = _count(replace(telling, synced=now), pushes=len(lines))
+    return replace(telling, speaking="" if lines else telling.speaking), tuple(lines)
+
+
+# -- messages: why nobody answered -------------------------------------------------------------------------------------
+
+
+def _answered(telling: Telling, at: float, utterance: Utterance, answer: Answer) -> Told:
+    id = answer.get("utterance_id")
+    match answer.get("outcome"):
+        case "unheard":
+            telling = _count(telling, unheard=1)
+            lines: list[Line] = []
+            if id not in telling.said:
+                telling = _remember_said(telling, id)
+                lines.append(_speech(telling, at, utterance.speaker_id, utterance.speaker_name, utterance.text))
+            lines.append(Line(at, Span("○ unheard", "silence"), (Span("no NPC is within earshot", "dim"),)))
+            return replace(telling, speaking=""), tuple(lines)
+        case "silent" if isinstance(id, str) and id:
+            reason = answer.get("reason")
+            if id in telling.said:
+                return _silence(telling, at, id, reason, None)
+            waiting = {**telling.waiting, id: reason if isinstance(reason, str) else ""}
+            return replace(telling, waiting=dict(list(waiting.items())[-KEPT:])), ()
+        case "failed":
+            # A turn that failed is an event too, and told there with the NPC's name.
+            return telling, ()
+    return telling, ()
+
+
+def _silence(telling: Telling, at: float, id: str, reason: object, npc: Span | None) -> Told:
+    """Tell once per utterance why nobody speaks: the answer and the event may come in any order."""
+    if id and id in telling.silent:
+        return telling, ()
+    telling = _count(replace(telling, silent=_kept(telling.silent, id)) if id else telling, silences=1)
+    because = phrase(SILENT_BECAUSE, reason) or "nobody speaks"
+    spans = (npc, Span(f" {because}", "dim")) if npc is not None else (Span(because, "dim"),)
+    return _line(telling, at, Span("○ silence", "silence"), *spans)
+
+
+# -- events: speech, turns, actions ------------------------------------------------------------------------------------
+
+
+def _heard(telling: Telling, at: float, event: Answer) -> Told:
+    match event.get("type"):
+        case "utterance":
+            return _utterance(telling, at, event)
+        case "turn":
+            return _turn(telling, at, event)
+        case "action":
+            npc = telling.names.who(event.get("npc_id"))
+            data = event.get("data")
+            telling = _count(telling, actions=1)
+            return _line(telling, at, Span("★ action", "action"), npc, Span(f" {action(event.get('action'), data)}"))
+        case "membership":
+            names = telling.names
+            for member in _dicts(event.get("members")):
+                names = names.learn(member.get("id"), member.get("name"), member.get("kind"))
+            return replace(telling, names=names), ()
+    return telling, ()
+
+
+def _utterance(telling: Telling, at: float, event: Answer) -> Told:
+    speaker = event.get("speaker")
+    speaker = speaker if isinstance(speaker, Mapping) else {}
+    telling = replace(telling, names=telling.names.learn(speaker.get("id"), speaker.get("name"), speaker.get("kind")))
+    id, turn, text = event.get("utterance_id"), event.get("turn_id"), clean(event.get("text"))
+    if not isinstance(turn, str) or not turn:
+        return _said(telling, at, speaker, text, clean(id))
+    going_on = telling.speaking == turn
+    telling = replace(_asked(telling, turn), speaking=turn, spoke=_kept(telling.spoke, turn))
+    line = _speech(telling, at, speaker.get("id"), speaker.get("name"), text)
+    return telling, (Line(at, Span(""), line.spans) if going_on else line,)
+
+
+def _said(telling: Telling, at: float, speaker: Answer, text: str, id: str) -> Told:
+    """A player's line, once; then why nobody answers, if that is known already."""
+    if id in telling.said:
+        return telling, ()
+    waiting = dict(telling.waiting)
+    reason = waiting.pop(id, None)
+    telling = replace(_remember_said(telling, id), speaking="", waiting=waiting)
+    told = (_speech(telling, at, speaker.get("id"), speaker.get("name"), text),)
+    if reason is None:
+        return telling, told
+    telling, why = _silence(telling, at, id, reason, None)
+    return telling, told + why
+
+
+def _turn(telling: Telling, at: float, event: Answer) -> Told:
+    turn, npc = clean(event.get("turn_id")), telling.names.who(event.get("npc_id"), event.get("npc_name"))
+    phase, reason, cause = event.get("phase"), event.get("reason"), clean(event.get("cause_utterance_id"))
+    if phase == "silent":
+        return _silence(telling, at, cause or turn, reason, None)
+    if phase == "started":
+        telling = _asked(telling, turn)
+        if _number(event.get("revision_seen")):
+            telling, lines = _refreshed(telling, at, npc, event, clean(reason))
+            return replace(telling, turns=_newest({**telling.turns, turn: ""})), lines
+        return replace(telling, turns=_newest({**telling.turns, turn: clean(reason) or "TURN"})), ()
+    # None: never heard of; "": told when it started.
+    why = telling.turns.get(turn)
+    telling = replace(telling, turns={id: was for id, was in telling.turns.items() if id != turn})
+    match phase:
+        case "ended":
+            telling = _first_sentence(_count(_asked(telling, turn), turns=1), event)
+            return (telling, ()) if why == "" else _refreshed(telling, at, npc, event, why or clean(reason))
+        case "declined":
+            return _silence(_asked(telling, turn), at, turn, reason or "PASSED", npc)
+        case "cancelled":
+            because = phrase(SILENT_BECAUSE, reason)
+            return _line(telling, at, Span("○ stopped", "silence"), npc, Span(f" stops: {because}", "dim"))
+        case "failed":
+            because = phrase(SILENT_BECAUSE, reason)
+            telling = _count(telling, failures=1)
+            return _line(telling, at, Span("! failed", "trouble"), npc, Span(f" could not answer: {because}"))
+    return telling, ()
+
+
+def _refreshed(telling: Telling, at: float, npc: Span, event: Answer, reason: str) -> Told:
+    revision, age, first = (_number(event.get(name)) for name in ("revision_seen", "age_ms", "first_sentence_ms"))
+    parts = [
+        f" knew revision {revision}, {duration(age)} old" if revision else " spoke",
+        phrase(SPOKE_BECAUSE, reason),
+        f"first words after {duration(first)}" if clean(event.get("turn_id")) in telling.spoke else "",
+        clean(event.get("runtime")),
+    ]
+    return _line(telling, at, Span("↻ refreshed", "dim"), npc, Span(" · ".join(part for part in parts if part), "dim"))
+
+
+# -- lines -------------------------------------------------------------------------------------------------------------
+
+
+def _line(telling: Telling, at: float, label: Span, *spans: Span) -> Told:
+    return replace(telling, speaking=""), (Line(at, label, spans),)
+
+
+def _speech(telling: Telling, at: float, id: object, name: object, text: str) -> Line:
+    return Line(at, telling.names.who(id, name), (Span(clean(text)),))
+
+
+# -- reading answers ---------------------------------------------------------------------------------------------------
+
+
+def _dicts(value: object) -> list[Answer]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def _ids(value: object) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, list) else []
+
+
+def _number(value: object) -> int:
+    return int(value) if isinstance(value, int | float) and value == value and abs(value) < 1e15 else 0
+
+
+def _newest(turns: dict[str, str]) -> dict[str, str]:
+    return dict(list(turns.items())[-KEPT:])
+
+
+def _count(telling: Telling, **more: int) -> Telling:
+    tally = telling.tally
+    return replace(telling, tally=replace(tally, **{name: getattr(tally, name) + n for name, n in more.items()}))
+
+
+def _asked(telling: Telling, turn: str) -> Telling:
+    """Count a turn that reached a runtime, once."""
+    if not turn or turn in telling.asked:
+        return telling
+    return _count(replace(telling, asked=_kept(telling.asked, turn)), runtime_calls=1)
+
+
+def _kept(ids: tuple[str, ...], id: str) -> tuple[str, ...]:
+    return ids if id in ids else (*ids[1 - KEPT :], id)
+
+
+def _first_sentence(telling: Telling, event: Answer) -> Telling:
+    if clean(event.get("turn_id")) not in telling.spoke:
+        return telling
+    return _count(telling, first_sentence_ms=_number(event.get("first_sentence_ms")), first_sentences=1)
+
+
+def _remember_said(telling: Telling, id: object) -> Telling:
+    return replace(telling, said=_kept(telling.said, id)) if isinstance(id, str) and id else telling
