@@ -1,0 +1,185 @@
+"""A line by a player or the game: logged, de-duplicated, heard by the conversation, then judged (D1, D5)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from services.chat import cues, floor, judgement, vocative
+from services.chat.conversation import Conversation, Session, Utterance
+from services.chat.draft import Draft
+from services.chat.effects import Accepted, Settled
+from services.chat.events import Noticed, Said
+from services.chat.features import hear as next_rhythm
+from services.chat.inputs import Heard
+
+OK = "ok"
+# The existing game announces a click on an NPC in prose.
+_CLICK = re.compile(r"\bclicked to interact\b", re.IGNORECASE)
+_SYSTEM = "system"
+
+
+def heard(draft: Draft, item: Heard) -> None:
+    """Take in one line."""
+    draft.legacy = draft.legacy or bool(item.waiting_npc)
+    if _seen(draft, item):
+        return
+    conversation = _place(draft, item)
+    seq = draft.next_seq
+    utterance_id = f"u-{draft.digest}-{seq}"
+    draft.recent[item.speaker.id] = (_digest(item), utterance_id, draft.at)
+    audible = conversation is not None and item.verdict == OK
+    _log(draft, item, conversation, utterance_id, audible=audible)
+    where = conversation.id if conversation else ""
+    draft.do(Accepted(utterance_id, where, seq, draft.revision, duplicate=False, unheard=conversation is None))
+    if conversation is None:
+        return
+    if not audible:
+        _answer_moderated(draft, item, conversation, utterance_id)
+        return
+    _enter(draft, item, conversation, utterance_id, seq)
+    if item.waiting_npc:
+        draft.arm(f"gather:{utterance_id}", draft.rules.gather_ms)
+    else:
+        decide(draft, utterance_id)
+
+
+def decide(draft: Draft, utterance_id: str) -> None:
+    """Judge a line whose calls have been gathered."""
+    utterance = draft.open.get(utterance_id)
+    if utterance is None:
+        return
+    draft.change_utterance(utterance_id, gathering=False)
+    if utterance.system and not utterance.direct:
+        if not judgement.greet(draft, utterance.conversation_id, utterance.speaker_id, utterance):
+            judgement.keep_silent(draft, draft.open[utterance_id], "COOLDOWN")
+        return
+    judgement.judge(draft, utterance_id)
+
+
+def settle(draft: Draft) -> None:
+    """Let go of utterances of which nothing more can come."""
+    busy: set[str] = set()
+    for conversation in draft.conversations.values():
+        busy.add(conversation.undecided)
+        busy.update(owed.utterance_id for owed in conversation.owed)
+        if conversation.floor is not None:
+            busy.update(conversation.floor.causes)
+    for utterance in list(draft.open.values()):
+        if utterance.gathering or utterance.id in busy:
+            continue
+        del draft.open[utterance.id]
+        draft.do(Settled(utterance.id, utterance.reason, utterance.failed, utterance.turn_id, utterance.replies))
+
+
+def _seen(draft: Draft, item: Heard) -> bool:
+    """Equal lines of one speaker within a second are one; the existing game's calls for it are gathered."""
+    recent = draft.recent.get(item.speaker.id)
+    if recent is None:
+        return False
+    digest, utterance_id, at = recent
+    if digest != _digest(item) or draft.at - at >= draft.rules.same_text_ms:
+        return False
+    utterance = draft.open.get(utterance_id)
+    joins = (
+        utterance is not None
+        and utterance.gathering
+        and bool(item.waiting_npc)
+        and item.waiting_npc not in utterance.waiting
+    )
+    if utterance is not None and joins:
+        direct = utterance.direct or _direct(item)
+        draft.change_utterance(utterance_id, waiting=(*utterance.waiting, item.waiting_npc), direct=direct)
+    where = utterance.conversation_id if utterance else ""
+    seq = utterance.seq if utterance else 0
+    draft.do(Accepted(utterance_id, where, seq, draft.revision, duplicate=not joins, unheard=False))
+    return True
+
+
+def _place(draft: Draft, item: Heard) -> Conversation | None:
+    """The conversation that hears it: the speaker's."""
+    for conversation in draft.conversations.values():
+        if item.speaker.id in conversation.members and conversation.players():
+            return conversation
+    return None
+
+
+def _log(draft: Draft, item: Heard, conversation: Conversation | None, utterance_id: str, *, audible: bool) -> None:
+    hearers = conversation.npcs() if conversation is not None and audible else ()
+    players = conversation.players() if conversation is not None else (item.speaker.id,)
+    number = draft.session(item.speaker.id)
+    draft.sessions[item.speaker.id] = Session(number, draft.at, present=conversation is not None)
+    for npc in hearers:
+        known = draft.heard.get(npc, ())
+        if item.speaker.id not in known:
+            draft.heard[npc] = (*known, item.speaker.id)
+    where = conversation.id if conversation else ""
+    if item.system:
+        draft.emit(where, Noticed(item.text, (), hearers, persons=(item.speaker.id,)))
+        return
+    draft.emit(
+        where,
+        Said(
+            utterance_id=utterance_id,
+            speaker_id=item.speaker.id,
+            speaker_name=item.speaker.name,
+            speaker_kind=item.speaker.kind,
+            text=item.text,
+            audience=players,
+            cause_user_id=item.speaker.id,
+            expires_at_ms=draft.at + draft.rules.utterance_ttl_ms,
+            hearers=hearers,
+        ),
+    )
+
+
+def _answer_moderated(draft: Draft, item: Heard, conversation: Conversation, utterance_id: str) -> None:
+    """No NPC is asked; the player alone gets the line that moderation chose, if any."""
+    if item.notice:
+        draft.emit(conversation.id, Noticed(item.notice, (item.speaker.id,)))
+    draft.do(Settled(utterance_id, "SAFETY", failed=False, turn_id="", replies=()))
+
+
+def _enter(draft: Draft, item: Heard, conversation: Conversation, utterance_id: str, seq: int) -> None:
+    """Let the conversation hear it: a player has spoken, so chains, closed pairs and silence begin anew."""
+    people = conversation.people
+    ids = [person.id for person in people]
+    address = vocative.NOBODY
+    if not item.system:
+        cast = [person.names or (person.name,) for person in people]
+        address = vocative.parse(item.text, cast, ids.index(item.speaker.id))
+        turn = conversation.floor
+        if turn is not None:
+            floor.listen(draft, conversation.id, turn)
+        rhythm = next_rhythm(
+            draft.conversations[conversation.id].rhythm, item.speaker.id, address, ids, cues.read(item.text)
+        )
+        draft.change(conversation.id, rhythm=rhythm, npc_turns=0, goodbyes=(), closed_pairs=())
+    draft.disarm(f"silence:{conversation.id}")
+    draft.change(conversation.id, latest=utterance_id, last_ms=draft.at)
+    draft.open[utterance_id] = Utterance(
+        id=utterance_id,
+        conversation_id=conversation.id,
+        speaker_id=item.speaker.id,
+        at_ms=draft.at,
+        revision=item.revision,
+        seq=seq,
+        addressed=tuple(ids[i] for i in address.addressed),
+        direct=_direct(item),
+        waiting=(item.waiting_npc,) if item.waiting_npc else (),
+        gathering=bool(item.waiting_npc),
+        system=item.system,
+    )
+
+
+def _direct(item: Heard) -> str:
+    """NPC that was clicked."""
+    if item.to_npc:
+        return item.to_npc
+    return item.waiting_npc if item.system and _CLICK.search(item.text) else ""
+
+
+def _digest(item: Heard) -> str:
+    if item.system:
+        return _SYSTEM + ("/click" if _CLICK.search(item.text) else "")
+    return hashlib.blake2b(item.text.encode(), digest_size=8).hexdigest()

@@ -1,0 +1,237 @@
+"""Conversations follow clusters: joins, leaves, merges and splits, also in the middle of a turn (D1, D4)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from services.chat import floor, judgement, sessions
+from services.chat.conversation import SOLO, Conversation, Turn, Wish
+from services.chat.draft import Draft
+from services.chat.events import Moved, Noticed
+from services.chat.features import without
+from services.chat.inputs import Cluster, Observed, Transition
+from services.chat.policy import NPC, PLAYER, Participant
+
+NOTICED = {"formed", "joined", "left", "merged", "split"}
+
+
+def observed(draft: Draft, item: Observed) -> None:
+    """Bring conversations to a revision. Changes are logged before anything else of that revision."""
+    if item.revision < draft.revision or (item.revision == draft.revision and item.closed == draft.closed):
+        return
+    clusters = {cluster.lineage: cluster for cluster in item.clusters}
+    before = {c.id: c for c in draft.conversations.values() if not c.id.startswith(SOLO)}
+    changes = _changes(draft, item, clusters, before)
+    draft.revision, draft.epoch, draft.closed = item.revision, item.epoch, item.closed
+    for change in changes:
+        _announce(draft, change, clusters)
+    _rebuild(draft, clusters, before, changes)
+    _move_turns(draft, before)
+    _move_utterances(draft, clusters, before, changes)
+    sessions.presence(draft)
+    if item.closed:
+        sessions.end_all(draft)
+    _expect_greetings(draft, before)
+    _wish(draft, item)
+    for conversation_id in list(draft.conversations):
+        judgement.arrange(draft, conversation_id)
+
+
+def _changes(
+    draft: Draft, item: Observed, clusters: dict[str, Cluster], before: dict[str, Conversation]
+) -> list[Transition]:
+    """The transitions since the known revision; where they are not complete, what a comparison shows."""
+    if not item.gap and draft.revision:
+        return [change for change in item.transitions if change.revision > draft.revision]
+    found: list[Transition] = []
+    for lineage, cluster in clusters.items():
+        now = tuple(person.id for person in cluster.members)
+        if lineage not in before:
+            found.append(Transition("formed", lineage, now, "", item.revision))
+            continue
+        was = before[lineage].members
+        came = tuple(name for name in now if name not in was)
+        went = tuple(name for name in was if name not in now)
+        if came:
+            found.append(Transition("joined", lineage, came, "", item.revision))
+        if went:
+            found.append(Transition("left", lineage, went, "", item.revision))
+    found.extend(
+        Transition("dissolved", lineage, tuple(conversation.members), "", item.revision)
+        for lineage, conversation in before.items()
+        if lineage not in clusters
+    )
+    return found
+
+
+def _announce(draft: Draft, change: Transition, clusters: dict[str, Cluster]) -> None:
+    """Log a change, and beside it a notice that says who is there now."""
+    cluster = clusters.get(change.lineage)
+    members = cluster.members if cluster else ()
+    draft.emit(change.lineage, Moved(change.type, change.member_ids, change.other, members), revision=change.revision)
+    npcs = tuple(person.id for person in members if person.kind == NPC)
+    if npcs and change.type in NOTICED:
+        players = tuple(person.id for person in members if person.kind == PLAYER)
+        named = tuple(dict.fromkeys((*players, *(name for name in change.member_ids if name not in npcs))))
+        text = _notice(draft, change, members)
+        draft.emit(change.lineage, Noticed(text, players, npcs, named), revision=change.revision)
+
+
+def _notice(draft: Draft, change: Transition, members: tuple[Participant, ...]) -> str:
+    names = {person.id: person.name for person in members}
+    for conversation in draft.conversations.values():
+        for person in conversation.members.values():
+            names.setdefault(person.id, person.name)
+    who = _listed([names.get(name, "someone") for name in change.member_ids]) or "someone"
+    verb = {
+        "formed": "are now within earshot of each other",
+        "joined": "came within earshot",
+        "left": "went out of earshot",
+        "merged": "joined with their group",
+        "split": "are now a group of their own",
+    }[change.type]
+    present = _listed([f"{person.name} ({person.kind})" for person in members])
+    return f"[SYSTEM] {who} {verb}. Within earshot now: {present}."
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""
+
+
+def _rebuild(
+    draft: Draft, clusters: dict[str, Cluster], before: dict[str, Conversation], changes: list[Transition]
+) -> None:
+    """One conversation per cluster with an NPC; a part that split off keeps the rhythm of where it came from."""
+    origin = {change.lineage: change.other for change in changes if change.type == "split" and change.other}
+    for lineage in before:
+        del draft.conversations[lineage]
+    for lineage, cluster in clusters.items():
+        if not any(person.kind == NPC for person in cluster.members):
+            continue
+        members = {person.id: person for person in cluster.members}
+        old = before.get(lineage) or before.get(origin.get(lineage, ""))
+        if old is None:
+            draft.conversations[lineage] = Conversation(lineage, members, last_ms=draft.at)
+            continue
+        gone = [name for name in old.members if name not in members]
+        kept = old if old.id == lineage else replace(old, id=lineage, floor=None, owed=(), undecided="", latest="")
+        draft.conversations[lineage] = replace(kept, members=members, floor=None, rhythm=without(old.rhythm, gone))
+
+
+def _move_turns(draft: Draft, before: dict[str, Conversation]) -> None:
+    """A turn follows its speaker; of two that meet, the one that is at home stays, else the older."""
+    for old in sorted(before.values(), key=lambda c: (c.floor.granted_ms if c.floor else 0, c.id)):
+        turn = old.floor
+        if turn is None:
+            continue
+        home = _home(draft, old, turn)
+        reason = ""
+        if home is None:
+            reason = "LEFT"
+        elif not home.players() and not draft.rules.npc_to_npc and turn.kind != judgement.DECIDE:
+            reason = "NOBODY_LISTENS"
+        elif home.floor is not None and home.id != old.id:
+            reason = "MERGED"
+        if not reason and home is not None:
+            if home.floor is not None:
+                _end(draft, home.id, "MERGED")
+            draft.change(home.id, floor=turn)
+            continue
+        _end_elsewhere(draft, old, home, turn, reason)
+
+
+def _home(draft: Draft, old: Conversation, turn: Turn) -> Conversation | None:
+    for conversation in draft.conversations.values():
+        if turn.npc_id in conversation.members and not conversation.id.startswith(SOLO):
+            return conversation
+    return None
+
+
+def _end(draft: Draft, conversation_id: str, reason: str) -> None:
+    turn = floor.close(draft, conversation_id, "cancelled", reason, running=True)
+    _repay(draft, conversation_id, turn)
+
+
+def _end_elsewhere(draft: Draft, old: Conversation, home: Conversation | None, turn: Turn, reason: str) -> None:
+    """End a turn whose conversation is gone: borrow its old place for the log, then let go of it."""
+    taken = draft.conversations.get(old.id)
+    draft.conversations[old.id] = replace(taken or old, floor=turn)
+    unanswered = turn.obliged and not turn.sentences and reason != "MERGED"
+    floor.close(draft, old.id, "failed" if unanswered else "cancelled", reason, running=True)
+    if taken is None:
+        del draft.conversations[old.id]
+    else:
+        draft.change(old.id, floor=taken.floor)
+    if home is not None and reason == "MERGED":
+        _repay(draft, home.id, turn)
+
+
+def _repay(draft: Draft, conversation_id: str, turn: Turn) -> None:
+    """An addressed NPC that was cut off before a word still owes its answer."""
+    if turn.obliged and not turn.sentences and turn.causes:
+        conversation = draft.conversations[conversation_id]
+        owed = judgement.owed_again(turn)
+        if all(other.npc_id != owed.npc_id for other in conversation.owed):
+            draft.change(conversation_id, owed=(*conversation.owed, owed))
+
+
+def _move_utterances(
+    draft: Draft, clusters: dict[str, Cluster], before: dict[str, Conversation], changes: list[Transition]
+) -> None:
+    """Open utterances go where their speaker went; obligations where the NPC went, else they fail visibly."""
+    into = {change.other: change.lineage for change in changes if change.type == "merged" and change.other}
+    for utterance in list(draft.open.values()):
+        place = next(
+            (c.id for c in draft.conversations.values() if utterance.speaker_id in c.members), utterance.conversation_id
+        )
+        if place not in draft.conversations:
+            place = into.get(place, place)
+        draft.change_utterance(utterance.id, conversation_id=place)
+        if place not in draft.conversations:
+            draft.disarm(f"gather:{utterance.id}")
+            draft.change_utterance(utterance.id, gathering=False, reason=utterance.reason or "LEFT")
+    for old in before.values():
+        undecided = draft.open.get(old.undecided)
+        if undecided is not None and old.id not in draft.conversations:
+            _undecided_moves(draft, undecided.id, undecided.conversation_id)
+        for owed in old.owed:
+            home = next((c for c in draft.conversations.values() if owed.npc_id in c.members), None)
+            if home is None:
+                judgement.fail_owed(draft, old.id, owed, "LEFT")
+            elif home.id != old.id and len(home.owed) >= draft.rules.addressed_max:
+                judgement.fail_owed(draft, home.id, owed, "SUPERSEDED")
+            elif home.id != old.id:
+                draft.change(home.id, owed=(*home.owed, owed))
+        if old.id in draft.conversations:
+            here = draft.conversations[old.id]
+            draft.change(old.id, owed=tuple(owed for owed in here.owed if owed.npc_id in here.members))
+        else:
+            draft.disarm(f"silence:{old.id}")
+
+
+def _undecided_moves(draft: Draft, utterance_id: str, conversation_id: str) -> None:
+    if conversation_id in draft.conversations:
+        draft.change(conversation_id, undecided=utterance_id)
+
+
+def _expect_greetings(draft: Draft, before: dict[str, Conversation]) -> None:
+    """Arm one greeting for each conversation that players have newly entered."""
+    if draft.legacy or not draft.rules.greetings:
+        return
+    for conversation in draft.conversations.values():
+        if conversation.id.startswith(SOLO):
+            continue
+        old = before.get(conversation.id)
+        arrived = [player for player in conversation.players() if old is None or player not in old.members]
+        if arrived and f"greet:{conversation.id}" not in draft.timers:
+            draft.arm(f"greet:{conversation.id}", draft.rules.greeting_delay_ms)
+
+
+def _wish(draft: Draft, item: Observed) -> None:
+    """Decisions without chat that the revision's events and combat changes ask for."""
+    for wish in item.wishes:
+        rested = draft.at - draft.decided_ms.get(wish.npc.id, -draft.rules.cooldown_decide_ms)
+        if rested >= draft.rules.cooldown_decide_ms or wish.urgent:
+            where = judgement.place(draft, wish.npc)
+            speech = bool(draft.conversations[where].players())
+            judgement.want(draft, Wish(wish.npc.id, (wish.reason,), speech, wish.urgent))

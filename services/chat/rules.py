@@ -1,0 +1,73 @@
+"""The numbers a conversation is held by. They travel in the input log, so a replay uses those of its time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.common.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """Times in milliseconds, thresholds as probabilities, counts as written (D2, D3, D5)."""
+
+    tau: float = 0.5
+    tau_silence: float = 0.3
+    # From the soft limit on an NPC needs this much more to go on without a player.
+    soft_margin: float = 0.2
+    silence_ms: int = 7_000
+    turns_soft: int = 2
+    turns_hard: int = 3
+    calls_per_message: int = 2
+    addressed_max: int = 2
+    # A pair that alternated this often hears the others first: their score falls by the penalty.
+    dyad_alternations: int = 5
+    dyad_penalty: float = 1.5
+    # Sharper than the model when it picks among NPCs; 0 = always the first.
+    sharpness: float = 2.0
+    pair_turns: int = 3
+    pair_window_ms: int = 60_000
+    cooldown_npc_ms: int = 0
+    cooldown_greeting_ms: int = 120_000
+    cooldown_decide_ms: int = 10_000
+    greetings: bool = True
+    # A player who arrives and speaks, or whom the game announces, needs no greeting of its own.
+    greeting_delay_ms: int = 1_000
+    npc_to_npc: bool = False
+    urgent_workers: int = 5
+    urgent_wait_ms: int = 500
+    conversation_workers: int = 3
+    conversation_wait_ms: int = 2_000
+    gather_ms: int = 100
+    same_text_ms: int = 1_000
+    # How often in a row players may cancel a turn that has said nothing yet; then it stands, or nobody ever speaks.
+    cancels_max: int = 2
+    # An addressed NPC whose agent is busy is asked again for this long.
+    busy_retry_ms: int = 500
+    busy_patience_ms: int = 8_000
+    utterance_ttl_ms: int = 30_000
+    absence_ms: int = 300_000
+    # After a restart an utterance this fresh is still decided.
+    resume_ms: int = 10_000
+
+
+def from_settings(settings: Settings) -> Rules:
+    """The rules that the process's settings ask for."""
+    return Rules(
+        tau=settings.tau,
+        tau_silence=settings.tau_silence,
+        silence_ms=round(settings.awkward_silence_s * 1000),
+        turns_soft=settings.npc_turns_soft,
+        turns_hard=settings.npc_turns_hard,
+        cooldown_npc_ms=round(settings.cooldown_npc_s * 1000),
+        cooldown_greeting_ms=round(settings.cooldown_greeting_s * 1000),
+        greetings=settings.greetings,
+        npc_to_npc=settings.npc_to_npc,
+        urgent_workers=settings.urgent_workers,
+        urgent_wait_ms=round(settings.urgent_wait_s * 1000),
+        conversation_workers=settings.conversation_workers,
+        conversation_wait_ms=round(settings.conversation_wait_s * 1000),
+        gather_ms=settings.gather_ms,
+        utterance_ttl_ms=round(settings.utterance_ttl_s * 1000),
+        absence_ms=round(settings.session_absence_s * 1000),
+    )

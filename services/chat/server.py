@@ -1,0 +1,70 @@
+"""Wires the chat room into an app."""
+
+from __future__ import annotations
+
+import asyncio
+
+from earshot.chat.v1 import chat_pb2_grpc
+from earshot.state.v1 import state_pb2_grpc
+from earshot.sync.v1 import sync_pb2_grpc
+
+from services.chat import rules
+from services.chat.actor import Tools, WorldActor
+from services.chat.allowance import Allowance
+from services.chat.asking import Asking
+from services.chat.bell import Bell
+from services.chat.crew import Crew
+from services.chat.effects import Ask
+from services.chat.erasure import Eraser
+from services.chat.moderation import Moderator, PatternModerator
+from services.chat.saying import PERIOD_S, Saying
+from services.chat.servicer import ChatServicer
+from services.chat.store import SCHEMA, ChatStore
+from services.chat.worker import Retention
+from services.chat.worlds import Worlds
+from services.common.app import App
+
+SERVICE = "earshot.chat.v1.ChatService"
+
+
+async def bind(app: App) -> None:
+    """Serve chat with the default moderation."""
+    await bind_with(app, PatternModerator())
+
+
+async def bind_with(app: App, moderator: Moderator) -> None:
+    """Serve chat with a moderation service of one's own."""
+    settings = app.settings
+    store = ChatStore(app.open_store("chat", SCHEMA), settings.data_path("chat"))
+    state = state_pb2_grpc.StateServiceStub(app.channels.to("state"))
+    sync = sync_pb2_grpc.SyncServiceStub(app.channels.to("sync"))
+    crew, bell = Crew(), Bell()
+
+    async def ask(actor: WorldActor, wanted: Ask) -> None:
+        await asking.run(actor, wanted)
+
+    async def locate(actor: WorldActor, player_id: str) -> None:
+        await worlds.locate(actor, player_id)
+
+    tools = Tools(store, crew, bell, app.clock, app.metrics, rules.from_settings(settings), ask, locate)
+    worlds = Worlds(state, tools)
+    asking = Asking(sync, moderator, worlds, app.clock, settings.turn_deadline_s, settings.history_tokens)
+    players = Allowance(settings.player_messages_per_10s, PERIOD_S)
+    saying = Saying(worlds, store, state, moderator, app.clock, app.metrics, players)
+    eraser = Eraser(store, worlds, state, sync, app.clock)
+    retention = Retention(store, app.clock, round(settings.retention_h * 3_600_000), settings.events_per_world)
+    servicer = ChatServicer(saying, worlds, store, bell, eraser, app.clock)
+    app.add(chat_pb2_grpc.add_ChatServiceServicer_to_server, servicer, SERVICE)
+
+    async def live() -> None:
+        try:
+            await crew.run()
+        except asyncio.CancelledError:
+            bell.close()
+            raise
+
+    app.worker("chat.worlds", live)
+    app.worker("chat.watch", worlds.watch)
+    app.worker("chat.erasures", eraser.run)
+    app.worker("chat.retention", retention.run)
+    app.ready_check("chat", crew.ready)

@@ -1,0 +1,344 @@
+"""The room's durable memory: the input log, the event log, checkpoints, explanations, seen message ids, erasure jobs.
+
+One world's append (inputs, events, what explains them) is one fenced transaction. Reads are small and indexed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import msgspec
+
+from services.chat import erasing, events, inputs
+from services.chat.effects import Explain
+from services.common.ownership import Fence
+from services.common.store import MEMORY, Database
+
+SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS inputs (tenant TEXT, world TEXT, n INTEGER, body BLOB NOT NULL,"
+    " PRIMARY KEY (tenant, world, n)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS events (tenant TEXT, world TEXT, seq INTEGER, conversation TEXT NOT NULL,"
+    " at_ms INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (tenant, world, seq)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS events_of ON events (tenant, world, conversation, seq)",
+    "CREATE TABLE IF NOT EXISTS worlds (tenant TEXT, world TEXT, n INTEGER NOT NULL, state BLOB NOT NULL,"
+    " PRIMARY KEY (tenant, world)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS holes (tenant TEXT, world TEXT, low INTEGER, high INTEGER NOT NULL,"
+    " PRIMARY KEY (tenant, world, low)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS turns (tenant TEXT, world TEXT, turn TEXT, at_ms INTEGER NOT NULL, why BLOB NOT NULL,"
+    " event BLOB NOT NULL, PRIMARY KEY (tenant, world, turn)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS seen (tenant TEXT, world TEXT, key TEXT, at_ms INTEGER NOT NULL, body BLOB NOT NULL,"
+    " PRIMARY KEY (tenant, world, key)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS erasures (tenant TEXT, id TEXT, player TEXT NOT NULL, state TEXT NOT NULL,"
+    " at_ms INTEGER NOT NULL, receipts BLOB NOT NULL, PRIMARY KEY (tenant, id)) WITHOUT ROWID",
+)
+
+World = tuple[str, str]
+
+
+class Seen(msgspec.Struct, frozen=True):
+    """The first one of a repeated message."""
+
+    utterance_id: str
+    conversation_id: str
+    seq: int
+    revision: int
+    unheard: bool
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What one store removed."""
+
+    store: str
+    removed: int
+    not_erasable: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """Why a turn came about, with its last event."""
+
+    why: Explain
+    event: events.Event
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """An erasure job. state: pending, done or failed."""
+
+    tenant: str
+    id: str
+    player: str
+    state: str
+    receipts: tuple[Receipt, ...]
+
+
+@dataclass(slots=True)
+class Append:
+    """What one transaction of a world holds."""
+
+    first_input: int
+    inputs: list[inputs.Input] = field(default_factory=list)
+    events: list[events.Event] = field(default_factory=list)
+    turns: dict[str, Explained] = field(default_factory=dict)
+    seen: list[tuple[str, int, Seen]] = field(default_factory=list)
+    hole: tuple[int, int] | None = None
+    # (number of the last input in it, state)
+    checkpoint: tuple[int, bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A world as found: its checkpoint (b"" = none), the inputs after it as stored, the highest log number."""
+
+    state: bytes
+    n: int
+    inputs: tuple[bytes, ...]
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """oldest and end: numbers of the first and last kept entry, 0 = none; holes: (last before, last within)."""
+
+    oldest: int
+    end: int
+    holes: tuple[tuple[int, int], ...]
+
+    def lost(self, cursor: int) -> bool:
+        """Whether a reader at this cursor may have missed entries: trimmed, in a hole, or past the end."""
+        if cursor > self.end or 0 < cursor < self.oldest - 1:
+            return True
+        return any(low < cursor <= high for low, high in self.holes)
+
+
+class ChatStore:
+    """All SQL of the room. Writes raise Conflict FENCED, Unavailable or Overloaded as the Database says."""
+
+    def __init__(self, database: Database, path: str) -> None:
+        self._database = database
+        self._path = path
+
+    def fence(self, world: World) -> Fence:
+        """The right to write for a world. Raises NotOwner."""
+        return self._database.ownership.fence(*world)
+
+    async def append(self, world: World, append: Append) -> None:
+        """Durably append inputs with the events they led to, in one transaction."""
+        await self._database.write(lambda db: _append(db, world, append), durable=True, fence=self.fence(world))
+
+    def keep(self, world: World, append: Append) -> None:
+        """Submit an append without waiting: for the last checkpoint when a world is put away."""
+        self._database.submit(lambda db: _append(db, world, append), durable=False, fence=self.fence(world))
+
+    def load(self, world: World) -> Stored:
+        """A world's checkpoint and inputs."""
+        rows = self._database.read("SELECT n, state FROM worlds WHERE tenant=? AND world=?", world)
+        n, state = rows[0] if rows else (0, b"")
+        later = self._database.read(
+            "SELECT body FROM inputs WHERE tenant=? AND world=? AND n>? ORDER BY n", (*world, n)
+        )
+        return Stored(state, n, tuple(body for (body,) in later), self.bounds(world).end)
+
+    def bounds(self, world: World) -> Bounds:
+        """What of a world's log is kept."""
+        ((oldest, end),) = self._database.read(
+            "SELECT min(seq), max(seq) FROM events WHERE tenant=? AND world=?", world
+        )
+        holes = self._database.read("SELECT low, high FROM holes WHERE tenant=? AND world=? ORDER BY low", world)
+        return Bounds(oldest or 0, end or 0, tuple((low, high) for low, high in holes))
+
+    def after(self, world: World, cursor: int, limit: int) -> list[events.Event]:
+        """Entries after a cursor, in order."""
+        rows = self._database.read(
+            "SELECT body FROM events WHERE tenant=? AND world=? AND seq>? ORDER BY seq LIMIT ?", (*world, cursor, limit)
+        )
+        return [events.decode(body) for (body,) in rows]
+
+    def newest(self, world: World, limit: int, conversation: str | None = None) -> list[events.Event]:
+        """The last entries of a world or of one conversation, oldest first."""
+        where = "" if conversation is None else " AND conversation=?"
+        parameters = (*world, *(() if conversation is None else (conversation,)), limit)
+        rows = self._database.read(
+            f"SELECT body FROM events WHERE tenant=? AND world=?{where} ORDER BY seq DESC LIMIT ?", parameters
+        )
+        return [events.decode(body) for (body,) in reversed(rows)]
+
+    def known(self, world: World) -> bool:
+        """Whether anything of the world is stored."""
+        rows = self._database.read(
+            "SELECT 1 FROM inputs WHERE tenant=? AND world=? UNION ALL SELECT 1 FROM worlds WHERE tenant=? AND world=?"
+            " LIMIT 1",
+            (*world, *world),
+        )
+        return bool(rows)
+
+    def explained(self, world: World, turn_id: str) -> Explained | None:
+        """Why a turn came about."""
+        rows = self._database.read(
+            "SELECT why, event FROM turns WHERE tenant=? AND world=? AND turn=?", (*world, turn_id)
+        )
+        if not rows:
+            return None
+        why, event = rows[0]
+        return Explained(msgspec.msgpack.decode(why, type=Explain), events.decode(event))
+
+    def seen(self, world: World, key: str) -> Seen | None:
+        """The first message of that key."""
+        rows = self._database.read("SELECT body FROM seen WHERE tenant=? AND world=? AND key=?", (*world, key))
+        return msgspec.msgpack.decode(rows[0][0], type=Seen) if rows else None
+
+    # -- retention and erasure -----------------------------------------------------------------------------------------
+
+    def worlds(self, tenant: str | None = None) -> list[World]:
+        """Every world of which anything is stored."""
+        where, parameters = ("", ()) if tenant is None else (" WHERE tenant=?", (tenant, tenant))
+        return list(
+            self._database.read(
+                f"SELECT DISTINCT tenant, world FROM events{where} UNION SELECT tenant, world FROM worlds{where}",
+                parameters,
+            )
+        )
+
+    async def trim(self, world: World, before_ms: int, keep: int) -> int:
+        """Drop entries older than a time or beyond the newest `keep`; the newest always stays. Answers how many."""
+        return await self._database.write(
+            lambda db: _trim(db, world, before_ms, keep), durable=False, fence=self.fence(world)
+        )
+
+    async def erase(self, world: World, player: str, names: Sequence[str]) -> int:
+        """Remove a player from a world's log, explanations and seen ids. Answers how many rows changed."""
+        return await self._database.write(
+            lambda db: _erase(db, world, player, names), durable=True, fence=self.fence(world)
+        )
+
+    def hearers(self, world: World, player: str) -> set[str]:
+        """NPCs that heard a player, as the log knows."""
+        rows = self._database.read(
+            "SELECT body FROM events WHERE tenant=? AND world=? AND instr(body, ?)", (*world, player.encode())
+        )
+        return {npc for (body,) in rows for npc in erasing.hearers(events.decode(body), player)}
+
+    def names(self, world: World, player: str) -> set[str]:
+        """Display names under which a player appears in a world's log."""
+        rows = self._database.read(
+            "SELECT body FROM events WHERE tenant=? AND world=? AND instr(body, ?)", (*world, player.encode())
+        )
+        return {name for (body,) in rows for name in erasing.names(events.decode(body), player)}
+
+    async def put_erasure(self, job: Erasure, now_ms: int) -> None:
+        """Create or update a job."""
+        receipts = msgspec.msgpack.encode(job.receipts)
+        await self._database.write(
+            lambda db: db.execute(
+                "INSERT INTO erasures VALUES (?,?,?,?,?,?) ON CONFLICT (tenant, id) DO UPDATE SET"
+                " state=excluded.state, player=excluded.player, receipts=excluded.receipts",
+                (job.tenant, job.id, job.player, job.state, now_ms, receipts),
+            )
+        )
+
+    def erasures(self, state: str) -> list[Erasure]:
+        """Jobs in a state, oldest first."""
+        return [
+            _erasure(row)
+            for row in self._database.read(
+                "SELECT tenant, id, player, state, receipts FROM erasures WHERE state=? ORDER BY at_ms, id", (state,)
+            )
+        ]
+
+    def erasure(self, tenant: str, job_id: str) -> Erasure | None:
+        """One job."""
+        rows = self._database.read(
+            "SELECT tenant, id, player, state, receipts FROM erasures WHERE tenant=? AND id=?", (tenant, job_id)
+        )
+        return _erasure(rows[0]) if rows else None
+
+    async def purge_log(self) -> None:
+        """Copy the WAL back and empty it, so that nothing erased lingers in it."""
+        if self._path != MEMORY:
+            await asyncio.to_thread(_truncate_log, self._path)
+
+
+def _append(db: sqlite3.Connection, world: World, append: Append) -> None:
+    db.executemany(
+        "INSERT INTO inputs VALUES (?,?,?,?)",
+        [(*world, append.first_input + i, inputs.encode(item)) for i, item in enumerate(append.inputs)],
+    )
+    db.executemany(
+        "INSERT INTO events VALUES (?,?,?,?,?,?)",
+        [(*world, event.seq, event.conversation_id, event.at_ms, events.encode(event)) for event in append.events],
+    )
+    db.executemany(
+        "INSERT OR REPLACE INTO turns VALUES (?,?,?,?,?,?)",
+        [
+            (*world, turn_id, turn.event.at_ms, msgspec.msgpack.encode(turn.why), events.encode(turn.event))
+            for turn_id, turn in append.turns.items()
+        ],
+    )
+    db.executemany(
+        "INSERT OR IGNORE INTO seen VALUES (?,?,?,?,?)",
+        [(*world, key, at_ms, msgspec.msgpack.encode(seen)) for key, at_ms, seen in append.seen],
+    )
+    if append.hole is not None:
+        db.execute("INSERT OR REPLACE INTO holes VALUES (?,?,?,?)", (*world, *append.hole))
+    if append.checkpoint is not None:
+        db.execute("INSERT OR REPLACE INTO worlds VALUES (?,?,?,?)", (*world, *append.checkpoint))
+        db.execute("DELETE FROM inputs WHERE tenant=? AND world=? AND n<=?", (*world, append.checkpoint[0]))
+
+
+def _trim(db: sqlite3.Connection, world: World, before_ms: int, keep: int) -> int:
+    (end,) = db.execute("SELECT max(seq) FROM events WHERE tenant=? AND world=?", world).fetchone()
+    if end is None:
+        return 0
+    row = db.execute(
+        "SELECT seq FROM events WHERE tenant=? AND world=? ORDER BY seq DESC LIMIT 1 OFFSET ?", (*world, keep - 1)
+    ).fetchone()
+    floor = row[0] if row else 0
+    removed = db.execute(
+        "DELETE FROM events WHERE tenant=? AND world=? AND seq<? AND (seq<? OR at_ms<?)",
+        (*world, end, floor, before_ms),
+    ).rowcount
+    for table in ("turns", "seen"):
+        db.execute(f"DELETE FROM {table} WHERE tenant=? AND world=? AND at_ms<?", (*world, before_ms))
+    (oldest,) = db.execute("SELECT min(seq) FROM events WHERE tenant=? AND world=?", world).fetchone()
+    db.execute("DELETE FROM holes WHERE tenant=? AND world=? AND high<?", (*world, oldest))
+    return int(removed)
+
+
+def _erase(db: sqlite3.Connection, world: World, player: str, names: Sequence[str]) -> int:
+    removed = 0
+    for seq, body in db.execute("SELECT seq, body FROM events WHERE tenant=? AND world=?", world).fetchall():
+        event = events.decode(body)
+        kept = erasing.without(event, player, names)
+        if kept is event:
+            continue
+        removed += 1
+        key = (*world, seq)
+        if kept is None:
+            db.execute("DELETE FROM events WHERE tenant=? AND world=? AND seq=?", key)
+        else:
+            db.execute("UPDATE events SET body=? WHERE tenant=? AND world=? AND seq=?", (events.encode(kept), *key))
+    marks = [player.encode(), *(name.encode() for name in names)]
+    for turn, why, event in db.execute(
+        "SELECT turn, why, event FROM turns WHERE tenant=? AND world=?", world
+    ).fetchall():
+        if any(mark in why or mark in event for mark in marks):
+            removed += 1
+            db.execute("DELETE FROM turns WHERE tenant=? AND world=? AND turn=?", (*world, turn))
+    removed += db.execute("DELETE FROM seen WHERE tenant=? AND world=? AND instr(key, ?)", (*world, player)).rowcount
+    return removed
+
+
+def _erasure(row: tuple[str, str, str, str, bytes]) -> Erasure:
+    tenant, job_id, player, state, receipts = row
+    return Erasure(tenant, job_id, player, state, msgspec.msgpack.decode(receipts, type=tuple[Receipt, ...]))
+
+
+def _truncate_log(path: str) -> None:
+    connection = sqlite3.connect(path, timeout=5.0)
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    finally:
+        connection.close()
