@@ -14,10 +14,11 @@ import msgspec
 import numpy as np
 
 from services.state.columns import Columns
-from services.state.document import Base, Document
+from services.state.document import Document
 from services.state.event import Event
 from services.state.membership import Departed, Ended, Membership
 from services.state.observation import Expected, Observed
+from services.state.sequence import Base
 from services.state.situation import FOREVER, Situation
 
 FORMAT = 1

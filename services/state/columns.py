@@ -7,7 +7,7 @@ revision shares every column that did not change with the one before it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -26,9 +26,8 @@ NPC, PLAYER = 1, 2  # earshot.type.v1.EntityKind
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """N entities:
-
-    xyz (3, N) in studs, vitals (2, N) health and its maximum, last_seen (N) unix seconds of the game.
+    """N entities: xyz (3, N) studs, vitals (2, N) health and maximum, last_seen (N) unix seconds of the
+    game.
     """
 
     ids: tuple[str, ...]
@@ -63,10 +62,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Where each row of the result comes from:
-
-    its row in the old columns and among the sent ones, -1 for none.
-    """
+    """Where each row of the result comes from: its row in the old columns and among the sent ones, or -1."""
 
     ids: tuple[str, ...]
     index: Mapping[str, int]
@@ -111,10 +107,7 @@ def nothing() -> Sent:
 
 
 def plan(old: Columns, sent: Sequence[str], *, full: bool, left: Collection[str], kept: Collection[str]) -> Plan:
-    """Which entities there are after `sent`:
-
-    a full snapshot keeps only those it names and `kept`, a delta all but `left`.
-    """
+    """Which entities there are: a full snapshot keeps those it names and `kept`, a delta all but `left`."""
     if full:
         wanted = set(sent)
         wanted.update(entity for entity in kept if entity in old.index)
@@ -161,7 +154,7 @@ def merge(old: Columns, sent: Sent, how: Plan, threshold: float) -> Merge:
         ids=how.ids,
         index=how.index,
         names=_text(old.names, sent.names, how, ""),
-        kinds=np.where(kinds_now > 0, kinds_now, kinds_before),
+        kinds=_kinds(kinds_before, kinds_now),
         xyz=xyz,
         vitals=vitals,
         actions=_text(old.actions, sent.actions, how, ""),
@@ -170,6 +163,14 @@ def merge(old: Columns, sent: Sent, how: Plan, threshold: float) -> Merge:
         details=_text(old.details, sent.details, how, b""),
     )
     return Merge(columns, how, moved, hurt)
+
+
+def _kinds(before: Bytes, now: Bytes) -> Bytes:
+    """What was sent, else what was known, else a player: an NPC that nobody described has nothing to say."""
+    if np.array_equal(now, before):
+        return before
+    kinds = np.where(now > 0, now, before)
+    return np.where(kinds > 0, kinds, np.uint8(PLAYER))
 
 
 N = TypeVar("N", Floats32, Floats, Bytes)
@@ -203,3 +204,41 @@ def _text(old: tuple[Text, ...], sent: Sequence[Text], how: Plan, unknown: Text)
 
 def _picked(values: Sequence[Text], rows: Rows, unknown: Text) -> tuple[Text, ...]:
     return tuple(unknown if row < 0 else values[row] for row in rows.tolist())
+
+
+def row(sent: Sent, at: int) -> Sent:
+    """One row alone."""
+
+    def text(values: Sequence[Text]) -> Sequence[Text]:
+        return values[at : at + 1]
+
+    return Sent(
+        sent.ids[at : at + 1], text(sent.names), sent.kinds[at : at + 1], sent.xyz[:, at : at + 1],
+        sent.vitals[:, at : at + 1], text(sent.actions), text(sent.locations), sent.last_seen[at : at + 1],
+        text(sent.details),
+    )  # fmt: skip
+
+
+def joined(first: Sent, others: Iterable[Sent]) -> Sent:
+    """Rows one after another; the ids must differ."""
+    parts = [first, *others]
+    if len(parts) == 1:
+        return first
+
+    def text(name: str, unknown: Text) -> Sequence[Text]:
+        columns = [(getattr(part, name), len(part.ids)) for part in parts]
+        if not any(values for values, _ in columns):
+            return ()
+        return [value for values, count in columns for value in (values or [unknown] * count)]
+
+    return Sent(
+        tuple(entity for part in parts for entity in part.ids),
+        text("names", ""),
+        np.concatenate([part.kinds for part in parts]),
+        np.concatenate([part.xyz for part in parts], axis=1),
+        np.concatenate([part.vitals for part in parts], axis=1),
+        text("actions", ""),
+        text("locations", ""),
+        np.concatenate([part.last_seen for part in parts]),
+        text("details", b""),
+    )

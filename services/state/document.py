@@ -23,6 +23,7 @@ from services.state.event import Event, unheard
 from services.state.membership import Assignment, Longs, Membership, Pair, Points, Transition
 from services.state.observation import Observed
 from services.state.roster import Roster
+from services.state.sequence import Base
 from services.state.situation import COMBAT_ACTIONS, COMBAT_EVENTS, Situation
 
 HISTORY_KEPT = 96
@@ -37,18 +38,6 @@ class Rules:
     events_kept: int = 64
     combat_linger_ms: int = 10_000
     revival_ms: int = 30_000
-
-
-@dataclass(frozen=True, slots=True)
-class Base:
-    """The last sequenced snapshot:
-
-    its epoch and seq, and whether the document is what it left (a delta may build on).
-    """
-
-    epoch: int = 0
-    seq: int = 0
-    intact: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,8 +234,11 @@ def commit(
     return Commit(following, transitions, changes, bool(transitions or events or combat))
 
 
-def close(document: Document, revision: int, at_ms: int, tick: int) -> Commit:
-    """The world is over: everybody is gone, every lineage dissolved; its numbers and sessions stay."""
+def close(document: Document, revision: int, at_ms: int, tick: int, ended_epoch: int = 0) -> Commit:
+    """The world is over: everybody is gone, every lineage dissolved; its numbers stay.
+
+    ended_epoch: the session that was closed, which may not go on; 0 when the world only went quiet.
+    """
     ids = document.columns.ids
     transitions = tuple(
         Transition(members.Change.DISSOLVED, lineage, tuple(ids[row] for row in rows), "", revision, at_ms)
@@ -260,7 +252,7 @@ def close(document: Document, revision: int, at_ms: int, tick: int) -> Commit:
     after = replace(
         blank(revision, at_ms, tick),
         closed=True,
-        base=replace(document.base, intact=False),
+        base=Base(ended_epoch, ended=True) if ended_epoch else replace(document.base, intact=False),
         fed_ms=document.fed_ms,
         fed_tick=document.fed_tick,
         events=document.events,
@@ -273,10 +265,7 @@ def close(document: Document, revision: int, at_ms: int, tick: int) -> Commit:
 
 
 def next_deadline(document: Document) -> int | None:
-    """The tick at which something ends by itself:
-
-    a link, an expected status, a fight that nobody fights any more.
-    """
+    """The tick at which a link, an expected status or a fight that nobody fights any more ends; None: never."""
     fights = document.situation.fighting_until
     ending = fights[(fights > 0) & (fights < situations.FOREVER)].tolist() if fights.any() else []
     return min((*obs.deadlines(document.observed), *ending), default=None)
@@ -307,3 +296,57 @@ def _last(items: tuple[Dated, ...], most: int, floor: int) -> tuple[tuple[Dated,
     if len(items) <= most:
         return items, floor
     return items[-most:], max(floor, items[-most - 1].revision)
+
+
+def unchanged(document: Document, commit: Commit) -> bool:
+    """Whether a commit says nothing that the document did not."""
+    after = commit.document
+    return (
+        not commit.changes
+        and not commit.rings
+        and after.observed is document.observed
+        and after.columns.ids == document.columns.ids
+        and bool((after.situation.fighting_until == document.situation.fighting_until).all())
+        and after.situation.roster == document.situation.roster
+    )
+
+
+def mentions(document: Document, entity: str) -> bool:
+    """Whether anything in the document speaks of an entity; events by their text too."""
+    observed = document.observed
+    return (
+        entity in document.columns.index
+        or any(entity in pair for pair in (*observed.links, *document.copresent))
+        or entity in observed.names.values()
+        or any(entity in t.members for t in document.history)
+        or any(entity in e.members for e in document.membership.ended)
+        or any(entity == who.id for gone in document.membership.departed.values() for who in gone)
+        or any(_about(event, entity) for event in document.events)
+    )
+
+
+def without(document: Document, entity: str) -> Document:
+    """The document without a word about an entity that is no longer in its columns."""
+    observed, membership = document.observed, document.membership
+    return replace(
+        document,
+        observed=replace(
+            observed,
+            links={pair: until for pair, until in observed.links.items() if entity not in pair},
+            names={name: player for name, player in observed.names.items() if player != entity},
+        ),
+        copresent=tuple(pair for pair in document.copresent if entity not in pair),
+        membership=replace(
+            membership,
+            departed={
+                lineage: tuple(who for who in gone if who.id != entity) for lineage, gone in membership.departed.items()
+            },
+            ended=tuple(replace(e, members=tuple(m for m in e.members if m != entity)) for e in membership.ended),
+        ),
+        history=tuple(replace(t, members=tuple(m for m in t.members if m != entity)) for t in document.history),
+        events=tuple(event for event in document.events if not _about(event, entity)),
+    )
+
+
+def _about(event: Event, entity: str) -> bool:
+    return entity in (event.actor, event.target) or entity in event.text or entity.encode() in event.data

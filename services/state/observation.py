@@ -68,10 +68,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """Facts of a world that are not in its columns:
-
-    links, expected statuses, players' ids by casefolded name.
-    """
+    """Facts of a world beside its columns: links, expected statuses, players' ids by casefolded name."""
 
     links: Mapping[Pair, int] = field(default_factory=dict)
     expected: Mapping[str, Expected] = field(default_factory=dict)
@@ -80,10 +77,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a batch of observations comes to:
-
-    rows to merge, entities that leave, events, and what is known after.
-    """
+    """What observations come to: rows to merge, entities that leave, events, and what is known after."""
 
     observed: Observed
     sent: Sent

@@ -1,13 +1,9 @@
-"""What a game sends at one moment, checked:
-
-what can be used is kept, what cannot is named, never by value.
-"""
+"""What a game sends at one moment, checked: what can be used is kept, the rest is named, never by value."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -47,31 +43,6 @@ class Snapshot:
     copresent: tuple[tuple[str, str], ...]
     events: tuple[Event, ...]
     refused: tuple[Refusal, ...]
-
-
-class Verdict(Enum):
-    """What a snapshot's place in its stream says about it."""
-
-    APPLY = "apply"
-    DUPLICATE = "duplicate"
-    RESYNC = "resync"
-    STALE = "stale"
-
-
-def judge(snapshot: Snapshot, epoch: int, seq: int, *, intact: bool) -> Verdict:
-    """Decide by the world's newest epoch and the last seq of it that was applied (0: none) (A7).
-
-    intact: the document still is what that seq left, so that a delta may build on it.
-    """
-    if snapshot.epoch == 0:
-        return Verdict.APPLY
-    if snapshot.epoch != epoch:
-        return Verdict.STALE
-    if snapshot.seq and snapshot.seq <= seq:
-        return Verdict.DUPLICATE
-    if snapshot.delta and not (intact and snapshot.base_seq == seq):
-        return Verdict.RESYNC
-    return Verdict.APPLY
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,119 @@
+"""The way to the cluster room: questions of many worlds that arise together travel in one call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import grpc
+from earshot.cluster.v1 import cluster_pb2, cluster_pb2_grpc
+
+from services.common.errors import BadInput, Unavailable, from_rpc
+from services.state.membership import Assignment, Change, Cluster, Move, Points
+
+# Calls in flight at once; while they are, further questions gather for the next one.
+WINDOW = 4
+BATCH = 256
+DEADLINE_S = 0.8
+
+
+@dataclass(slots=True, eq=False)
+class _Question:
+    points: Points
+    answer: asyncio.Future[Assignment]
+
+
+class Assigner:
+    """Asks ClusterService.
+
+    `run` must be running: it owns the calls, so that a caller who gives up harms no other.
+    """
+
+    def __init__(self, stub: cluster_pb2_grpc.ClusterServiceAsyncStub, settings: cluster_pb2.Settings) -> None:
+        self._stub = stub
+        self._settings = settings
+        self._questions: list[_Question] = []
+        self._asked = asyncio.Event()
+
+    async def assign(self, points: Points) -> Assignment:
+        """The clusters of one world.
+
+        Raises Unavailable (CLUSTER_UNAVAILABLE) when no answer comes in time.
+        """
+        question = _Question(points, asyncio.get_running_loop().create_future())
+        self._questions.append(question)
+        self._asked.set()
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                return await question.answer
+        except TimeoutError:
+            raise Unavailable("clusters were not answered in time", reason="CLUSTER_UNAVAILABLE") from None
+
+    async def run(self) -> None:
+        """Send what gathers, as soon as a call is free. Never returns."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WINDOW):
+                group.create_task(self._serve())
+
+    async def _serve(self) -> None:
+        while True:
+            await self._asked.wait()
+            batch = [q for q in self._questions[:BATCH] if not q.answer.done()]
+            del self._questions[:BATCH]
+            if not self._questions:
+                self._asked.clear()
+            if batch:
+                await self._ask(batch)
+
+    async def _ask(self, batch: Sequence[_Question]) -> None:
+        try:
+            request = cluster_pb2.AssignRequest(worlds=[self._world(q.points) for q in batch])
+            response = await self._stub.Assign(request, timeout=DEADLINE_S)
+        except grpc.aio.AioRpcError as error:
+            failure = from_rpc(error)
+            if isinstance(failure, BadInput) and len(batch) > 1:
+                for question in batch:  # one world's defect is not the others'
+                    await self._ask([question])
+                return
+            for question in batch:
+                _fail(question, Unavailable("clusters cannot be computed now", reason="CLUSTER_UNAVAILABLE"))
+            return
+        for question, world in zip(batch, response.worlds, strict=True):
+            if not question.answer.done():
+                question.answer.set_result(_assignment(world))
+
+    def _world(self, points: Points) -> cluster_pb2.WorldPoints:
+        x, y, z = points.xyz
+        previous = [cluster_pb2.Lineage(id=lineage, formed_revision=formed) for lineage, formed in points.lineages]
+        previous += [
+            cluster_pb2.Lineage(id=lineage, formed_revision=formed, dissolved_ms=tick, members=rows)
+            for lineage, formed, tick, rows in points.ended
+        ]
+        return cluster_pb2.WorldPoints(
+            revision=points.revision,
+            count=len(x),
+            x=x.tobytes(),
+            y=y.tobytes(),
+            z=z.tobytes(),
+            previous_of=points.previous_of.tobytes(),
+            previous=previous,
+            links=[row for link in points.links for row in link],
+            settings=self._settings,
+            now_ms=points.tick,  # monotonic, like the dissolutions: wall time may jump
+        )
+
+
+def _fail(question: _Question, error: Exception) -> None:
+    if not question.answer.done():
+        question.answer.set_exception(error)
+
+
+_CHANGES = {int(change): change for change in Change}
+
+
+def _assignment(world: cluster_pb2.WorldClusters) -> Assignment:
+    return Assignment(
+        tuple(Cluster(c.lineage, c.formed_revision, tuple(c.members)) for c in world.clusters),
+        tuple(Move(_CHANGES[t.type], t.lineage, tuple(t.rows), t.other_lineage) for t in world.transitions),
+    )

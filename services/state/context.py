@@ -1,0 +1,270 @@
+"""Everything that an NPC's blocks are rendered from, read from one document (A4, A5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from services.state import change as changed
+from services.state.columns import NPC, PLAYER, Columns
+from services.state.document import Document
+from services.state.event import Event
+from services.state.roster import Location, Profile, Roster
+from services.state.situation import AT
+
+NEARBY_STUDS = 50.0
+NEARBY_MOST = 5
+# What games send for a place that they do not know.
+NO_PLACE = frozenset({"", "unknown", "unknown area"})
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """One row, for readers; None and "" are not known."""
+
+    id: str
+    name: str
+    kind: int
+    position: tuple[float, float, float] | None
+    health: float | None
+    max_health: float | None
+    action: str
+    location: str
+    appearance: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Another member of the NPC's cluster; distance in studs, -1 unknown."""
+
+    entity: Entity
+    distance: float
+    since_revision: int
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """Someone who was a member a moment ago."""
+
+    id: str
+    name: str
+    kind: int
+    left_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Nearby:
+    """A cluster out of earshot; distance to its nearest member in studs."""
+
+    lineage: str
+    names: tuple[str, ...]
+    distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class NpcContext:
+    """See earshot.state.v1.NpcContext, whose fields these are. health_percent in sticky tens, -1 unknown."""
+
+    npc: str
+    present: bool
+    self_: Entity
+    profile: Profile | None
+    location: Location | None = None
+    band: int = 0
+    combat: bool = False
+    health_percent: int = -1
+    lineage: str = ""
+    members: tuple[Member, ...] = ()
+    departed: tuple[Left, ...] = ()
+    nearby: tuple[Nearby, ...] = ()
+    events: tuple[Event, ...] = ()
+    status_revision: int = 0
+    group_revision: int = 0
+    events_revision: int = 0
+    heard: bool = False
+    expected_action_id: str = ""
+
+
+def context_of(document: Document, roster: Roster, npc: str) -> NpcContext | None:
+    """The NPC's context; None when neither the world nor the roster knows it."""
+    profile = roster.npcs.get(npc)
+    row = document.columns.index.get(npc)
+    if row is None:
+        if profile is None:
+            return None
+        return NpcContext(npc, False, _absent(npc, profile), profile)
+    membership, situation = document.membership, document.situation
+    lineage = int(membership.of[row])
+    expected = document.observed.expected.get(npc)
+    location, band = _location(document, roster, row)
+    return NpcContext(
+        npc=npc,
+        present=True,
+        self_=entity_of(document, roster, row),
+        profile=profile,
+        location=location,
+        band=band,
+        combat=bool(situation.fighting_until[row]),
+        health_percent=int(situation.tens[row]),
+        lineage=membership.lineages[lineage] if lineage >= 0 else "",
+        members=_members(document, roster, row),
+        departed=_departed(document, row),
+        nearby=_nearby(document, row),
+        events=_events(document, row),
+        status_revision=int(document.status_revision[row]),
+        group_revision=int(document.group_revision[row]),
+        events_revision=int(document.events_revision[row]),
+        heard=changed.heard(document.columns, membership, row),
+        expected_action_id=expected.status.action_id if expected else "",
+    )
+
+
+def entity_of(document: Document, roster: Roster, row: int) -> Entity:
+    """A row with its expected status over the reported one and what the roster knows of it."""
+    columns = document.columns
+    entity = columns.ids[row]
+    kind = int(columns.kinds[row])
+    appearance, description = details_of(columns.details[row])
+    name = columns.names[row]
+    if kind == NPC and entity in roster.npcs:
+        profile = roster.npcs[entity]
+        name, appearance = name or profile.display_name, appearance or profile.appearance
+    elif kind == PLAYER and entity in roster.players:
+        player = roster.players[entity]
+        name, description = name or player.name, player.description or description
+    expected = document.observed.expected.get(entity)
+    status = expected.status if expected else None
+    health, most = (_known(value) for value in columns.vitals[:, row].tolist())
+    if status is not None:
+        health = health if status.health is None else status.health
+        most = most if status.max_health is None else status.max_health
+    return Entity(
+        id=entity,
+        name=name or entity,
+        kind=kind,
+        position=position_of(columns, row),
+        health=health,
+        max_health=most,
+        action=(status.action if status else "") or columns.actions[row],
+        location=(status.location if status else "") or columns.locations[row],
+        appearance=appearance,
+        description=description,
+    )
+
+
+def position_of(columns: Columns, row: int) -> tuple[float, float, float] | None:
+    """Coordinates in studs, None without any."""
+    x, y, z = columns.xyz[:, row].tolist()
+    return None if x != x else (x, y, z)
+
+
+def details_of(details: bytes) -> tuple[str, str]:
+    """(appearance, description) from the entity's JSON; odd values are none."""
+    if not details:
+        return "", ""
+    try:
+        found: Any = msgspec.json.decode(details)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return "", ""
+    if not isinstance(found, dict):
+        return "", ""
+    appearance, description = (found.get(key) for key in ("appearance", "description"))
+    return (
+        appearance if isinstance(appearance, str) else "",
+        description if isinstance(description, str) else "",
+    )
+
+
+def _known(value: float) -> float | None:
+    return None if value != value else value
+
+
+def _absent(npc: str, profile: Profile) -> Entity:
+    return Entity(npc, profile.display_name, NPC, None, None, None, "", "", profile.appearance, "")
+
+
+def _location(document: Document, roster: Roster, row: int) -> tuple[Location | None, int]:
+    """The nearest known place with its band; what the game reports where there is no position."""
+    situation = document.situation
+    place = int(situation.place[row])
+    if place >= 0 and situation.roster == roster.version:
+        return roster.places[place], int(situation.band[row])
+    reported = document.columns.locations[row]
+    if reported.casefold() in NO_PLACE:
+        return None, 0
+    return roster.known(reported) or Location(reported, reported, None), AT
+
+
+def _members(document: Document, roster: Roster, row: int) -> tuple[Member, ...]:
+    membership, xyz = document.membership, document.columns.xyz
+    lineage = int(membership.of[row])
+    if lineage < 0:
+        return ()
+    found = []
+    for member in membership.members[lineage]:
+        if member != row:
+            away = float(np.linalg.norm(xyz[:, member].astype(np.float64) - xyz[:, row]))
+            found.append(
+                Member(
+                    entity_of(document, roster, member),
+                    -1.0 if away != away else away,
+                    int(membership.since_revision[member]),
+                    int(membership.since_ms[member]),
+                )
+            )
+    return tuple(found)
+
+
+def _departed(document: Document, row: int) -> tuple[Left, ...]:
+    """Who left the NPC's lineage; for an NPC that is alone, who was in the lineage that just dissolved."""
+    membership, columns = document.membership, document.columns
+    lineage = int(membership.of[row])
+    if lineage >= 0:
+        gone = membership.departed.get(membership.lineages[lineage], ())
+        return tuple(Left(who.id, who.name, who.kind, who.left_ms) for who in gone)
+    for ended in reversed(membership.ended):
+        if columns.ids[row] in ended.members:
+            rows = [(who, columns.index.get(who)) for who in ended.members if who != columns.ids[row]]
+            return tuple(
+                Left(who, columns.names[at] or who, int(columns.kinds[at]), ended.at_ms)
+                for who, at in rows
+                if at is not None
+            )
+    return ()
+
+
+def _nearby(document: Document, row: int) -> tuple[Nearby, ...]:
+    """Other clusters, nearest first, by their member nearest to the NPC."""
+    columns, membership = document.columns, document.membership
+    if not membership.lineages or columns.xyz[0, row] != columns.xyz[0, row]:
+        return ()
+    away = np.linalg.norm(columns.xyz.astype(np.float64) - columns.xyz[:, [row]], axis=0)
+    found = []
+    for index, lineage in enumerate(membership.lineages):
+        if index == membership.of[row]:
+            continue
+        members = list(membership.members[index])
+        known = away[members][~np.isnan(away[members])]
+        if len(known) and known.min() <= NEARBY_STUDS:
+            names = tuple(columns.names[member] or columns.ids[member] for member in members)
+            found.append(Nearby(lineage, names, float(known.min())))
+    return tuple(sorted(found, key=lambda nearby: nearby.distance)[:NEARBY_MOST])
+
+
+def _events(document: Document, row: int) -> tuple[Event, ...]:
+    """Recent events that the NPC takes part in or could witness where it stands now."""
+    columns, membership = document.columns, document.membership
+    lineage = int(membership.of[row])
+    around = {columns.ids[row]}
+    if lineage >= 0:
+        around |= {columns.ids[member] for member in membership.members[lineage]}
+    return tuple(
+        event
+        for event in document.events
+        if event.actor in around or event.target in around or not (event.actor or event.target)
+    )

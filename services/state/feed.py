@@ -1,0 +1,167 @@
+"""What changed, for those who watch: NPC keys in order with a resume point, and doorbells for worlds.
+
+The log is bounded: a reader that is farther behind, or comes from another life of this process, meets a gap
+and lists again. Readers are cursors into the log, so a slow one costs nothing and coalesces by itself to
+the latest per NPC.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from services.state.change import Change, Lane
+
+KEPT = 65_536
+BATCH = 1024
+
+Ref = tuple[str, str]
+"""(tenant, world)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A change of an NPC of a world; `closed` when the world ended."""
+
+    ref: Ref
+    change: Change
+    closed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Changes after a resume point, at most one per NPC, and where to resume."""
+
+    token: str
+    told: tuple[Told, ...]
+    gap: bool = False
+
+
+class Feed:
+    """The log of changed NPC keys. `life` names this life of the process: tokens of another one are gaps."""
+
+    def __init__(self, life: str, kept: int = KEPT) -> None:
+        self._life = life
+        self._kept = kept
+        self._log: list[Told] = []
+        self._first = 0  # number of the log's first entry
+        self._bells: set[asyncio.Event] = set()
+
+    @property
+    def token(self) -> str:
+        """The resume point of now."""
+        return self._token(self._first + len(self._log))
+
+    def append(self, ref: Ref, changes: Iterable[Change], *, closed: bool = False) -> None:
+        """Tell changes; the oldest are forgotten past the bound."""
+        length = len(self._log)
+        self._log.extend(Told(ref, change, closed) for change in changes)
+        if len(self._log) == length:
+            return
+        if len(self._log) > 2 * self._kept:  # forget in halves: appending stays cheap
+            self._first += len(self._log) - self._kept
+            del self._log[: -self._kept]
+        for bell in self._bells:
+            bell.set()
+
+    def after(self, token: str, tenant: str = "") -> Page:
+        """The next changes of a tenant ("": all), the most urgent lane of each key since the token."""
+        number = self._number(token)
+        if number is None:
+            return Page(self.token, (), gap=True)
+        latest: dict[tuple[Ref, str], Told] = {}
+        start = number - self._first
+        end = start
+        for end in range(start, len(self._log)):
+            told = self._log[end]
+            if tenant and told.ref[0] != tenant:
+                continue
+            key = (told.ref, told.change.npc)
+            if key not in latest and len(latest) >= BATCH:
+                return Page(self._token(self._first + end), tuple(latest.values()))
+            latest[key] = _coalesced(latest.pop(key, None), told)
+        return Page(self.token, tuple(latest.values()))
+
+    def bell(self) -> asyncio.Event:
+        """An event that is set at every append; hand it to `hang_up` in the end."""
+        bell = asyncio.Event()
+        self._bells.add(bell)
+        return bell
+
+    def hang_up(self, bell: asyncio.Event) -> None:
+        """Forget a bell."""
+        self._bells.discard(bell)
+
+    def _token(self, number: int) -> str:
+        return f"{self._life}.{number}"
+
+    def _number(self, token: str) -> int | None:
+        life, _, digits = token.partition(".")
+        if life != self._life or not digits.isdecimal():
+            return None
+        number = int(digits)
+        oldest = self._first + max(0, len(self._log) - self._kept)
+        return number if oldest <= number <= self._first + len(self._log) else None
+
+
+def _coalesced(older: Told | None, newer: Told) -> Told:
+    if older is None or older.change.lane >= newer.change.lane:
+        return newer
+    return replace(newer, change=replace(newer.change, lane=Lane(older.change.lane)))
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """A world has something new to fetch."""
+
+    ref: Ref
+    revision: int
+    closed: bool
+
+
+class Doorbell:
+    """Rings of worlds for one watcher, the latest per world; bounded by the number of worlds."""
+
+    def __init__(self, tenant: str) -> None:
+        self._tenant = tenant
+        self._rings: dict[Ref, Ring] = {}
+        self._event = asyncio.Event()
+
+    def ring(self, ring: Ring) -> None:
+        """Note a ring; never waits."""
+        if not self._tenant or ring.ref[0] == self._tenant:
+            self._rings[ring.ref] = ring
+            self._event.set()
+
+    async def next(self) -> list[Ring]:
+        """Wait for rings and take them."""
+        await self._event.wait()
+        self._event.clear()
+        rings = list(self._rings.values())
+        self._rings.clear()
+        return rings
+
+
+class Doorbells:
+    """Every watcher of worlds."""
+
+    def __init__(self) -> None:
+        self._bells: set[Doorbell] = set()
+
+    def open(self, tenant: str) -> Doorbell:
+        """A bell for a tenant's worlds ("": all); hand it to `close` in the end."""
+        bell = Doorbell(tenant)
+        self._bells.add(bell)
+        return bell
+
+    def close(self, bell: Doorbell) -> None:
+        """Forget a bell."""
+        self._bells.discard(bell)
+
+    def ring(self, ref: Ref, revision: int, *, closed: bool) -> None:
+        """Tell every watcher."""
+        if self._bells:
+            ring = Ring(ref, revision, closed)
+            for bell in self._bells:
+                bell.ring(ring)

@@ -1,0 +1,74 @@
+"""Wires the state room into an app."""
+
+from __future__ import annotations
+
+import uuid
+
+from earshot.cluster.v1 import cluster_pb2, cluster_pb2_grpc
+from earshot.state.v1 import state_pb2_grpc
+
+from services.common.app import App
+from services.common.settings import Settings
+from services.state.agenda import Agenda
+from services.state.assigner import Assigner
+from services.state.document import Rules
+from services.state.feed import Doorbells, Feed
+from services.state.intake import Intake, Times
+from services.state.rosters import Rosters
+from services.state.servicer import StateServicer
+from services.state.store import SCHEMA, StateStore
+from services.state.worker import keep_saved, keep_time
+from services.state.worlds import Worlds
+
+# The contract reads 0 as its default; this is as good as none.
+NO_HEIGHT = 1e-9
+SERVICE = "earshot.state.v1.StateService"
+
+
+async def bind(app: App) -> None:
+    """Open the store, load what it holds, serve, and keep time."""
+    settings, clock = app.settings, app.clock
+    store = StateStore(app.open_store("state", SCHEMA))
+    worlds = Worlds(settings.worlds_max)
+    worlds.retired_revision, worlds.retired_epoch = store.retired()
+    tick = int(clock.monotonic() * 1000)
+    worlds.load(store.worlds(), store.sessions(), store.rosters(), clock.now_ms(), tick)
+
+    assigner = Assigner(cluster_pb2_grpc.ClusterServiceStub(app.channels.to("cluster")), _cluster_settings(settings))
+    feed, bells, agenda = Feed(uuid.uuid4().hex[:12]), Doorbells(), Agenda()
+    intake = Intake(
+        worlds, store, assigner, clock, app.metrics,
+        feed=feed, bells=bells, agenda=agenda, rules=_rules(settings), times=_times(settings),
+    )  # fmt: skip
+    rosters = Rosters(worlds, store, intake)
+    servicer = StateServicer(worlds, intake, rosters, store, feed, bells, clock, settings)
+    app.add(state_pb2_grpc.add_StateServiceServicer_to_server, servicer, SERVICE)
+    for world in worlds:
+        agenda.add(world.ref, tick)
+    app.worker("state.assigner", assigner.run)
+    app.worker("state.rosters", rosters.run)
+    app.worker("state.time", lambda: keep_time(agenda, intake, clock))
+    app.worker("state.saver", lambda: keep_saved(intake, worlds, app.metrics))
+
+
+def _cluster_settings(settings: Settings) -> cluster_pb2.Settings:
+    return cluster_pb2.Settings(
+        join=settings.earshot_join,
+        leave=settings.earshot_leave,
+        vertical_weight=settings.vertical_weight or NO_HEIGHT,
+        revival_ms=round(settings.revival_s * 1000),
+    )
+
+
+def _rules(settings: Settings) -> Rules:
+    return Rules(
+        movement=settings.movement_threshold,
+        entities_max=settings.entities_max,
+        events_kept=settings.events_kept,
+        combat_linger_ms=round(settings.combat_linger_s * 1000),
+        revival_ms=round(settings.revival_s * 1000),
+    )
+
+
+def _times(settings: Settings) -> Times:
+    return Times(link_ttl_ms=round(settings.link_ttl_s * 1000), world_expiry_ms=round(settings.world_expiry_s * 1000))

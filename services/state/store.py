@@ -1,0 +1,243 @@
+"""What the state room remembers on disk: one blob per world, sessions, rosters.
+
+Memory is authoritative. World documents are written behind, the newest only, acknowledged at the soft
+level; sessions and rosters are durable before they are answered. Every write carries its fence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
+
+import msgspec
+
+from services.common.store import Database
+from services.state.blob import encode
+from services.state.document import Document
+from services.state.feed import Ref
+from services.state.roster import Import, Location, Player, Profile, Roster
+
+SCHEMA = (
+    # `life` is the fencing token of the owner that wrote the row: it tells how many lives of the room ago
+    # that was.
+    "CREATE TABLE IF NOT EXISTS world (tenant TEXT NOT NULL, world TEXT NOT NULL, revision INTEGER NOT NULL, "
+    "life INTEGER NOT NULL, document BLOB NOT NULL, PRIMARY KEY (tenant, world))",
+    "CREATE TABLE IF NOT EXISTS session (tenant TEXT NOT NULL, world TEXT NOT NULL, epoch INTEGER NOT NULL, "
+    "job TEXT NOT NULL, boot TEXT NOT NULL, PRIMARY KEY (tenant, world, epoch)) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS roster (tenant TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID",
+    "CREATE TABLE IF NOT EXISTS entry (tenant TEXT NOT NULL, kind TEXT NOT NULL, id TEXT NOT NULL, "
+    "data BLOB NOT NULL, PRIMARY KEY (tenant, kind, id)) WITHOUT ROWID",
+    # The highest numbers of worlds that were deleted: a world of the same name starts above them.
+    "CREATE TABLE IF NOT EXISTS retired (one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL, "
+    "epoch INTEGER NOT NULL)",
+    "INSERT OR IGNORE INTO retired VALUES (1, 0, 0)",
+)
+# No revision is ever used twice: each life skips more than the one before can have shown without storing it.
+SKIP = 65_536
+PAGE = 256
+# Boots remembered per world, so that a repeated OpenSession finds its epoch.
+SESSIONS_KEPT = 16
+
+_PUT = (
+    "INSERT INTO world (tenant, world, revision, life, document) VALUES (?, ?, ?, ?, ?) "
+    "ON CONFLICT (tenant, world) DO UPDATE SET revision = excluded.revision, life = excluded.life, "
+    "document = excluded.document WHERE excluded.revision > world.revision"
+)
+Kind = TypeVar("Kind", Profile, Location, Player)
+_KINDS: dict[str, Any] = {"npc": Profile, "location": Location, "player": Player}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWorld:
+    """A world as it was when the last process ended; its revision already skips ahead."""
+
+    ref: Ref
+    revision: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One boot of a game server."""
+
+    epoch: int
+    job: str
+    boot: str
+
+
+@dataclass(slots=True)
+class _Behind:
+    """A world's write that waits for the writer's thread, which takes the newest document when it gets
+    there.
+    """
+
+    latest: Document
+    taken: bool
+    done: asyncio.Future[None]
+
+
+class StateStore:
+    """See the module."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._behind: dict[Ref, _Behind] = {}
+
+    # -- worlds
+    # ----------------------------------------------------------------------------------------------------
+
+    def worlds(self) -> Iterator[StoredWorld]:
+        """Every stored world, a page at a time. Blocks: for start-up."""
+        last = ("", "")
+        while rows := self._database.read(
+            "SELECT tenant, world, revision, life, document FROM world WHERE (tenant, world) > (?, ?) "
+            "ORDER BY tenant, world LIMIT ?",
+            (*last, PAGE),
+        ):
+            for tenant, world, revision, life, data in rows:
+                last = (tenant, world)
+                lives = self._database.ownership.fence(tenant, world).token - life
+                yield StoredWorld(last, revision + SKIP * lives, data)
+
+    def save(self, ref: Ref, document: Document) -> asyncio.Future[None]:
+        """Write a world soon, soft; done when this document or a newer one is committed.
+
+        Raises as Database.submit.
+        """
+        behind = self._behind.get(ref)
+        if behind is not None and not behind.taken:
+            behind.latest = document
+            # The writer may have taken the older one between the check and here: then it did not see this
+            # one.
+            if not behind.taken:
+                return behind.done
+        behind = _Behind(document, False, None)  # type: ignore[arg-type]  # filled below: the work needs the box
+        fence = self._database.ownership.fence(*ref)
+        behind.done = self._database.submit(
+            lambda connection: _put(connection, ref, fence.token, behind), durable=False, fence=fence
+        )
+        self._behind[ref] = behind
+        behind.done.add_done_callback(lambda _: self._forget(ref, behind))
+        return behind.done
+
+    def _forget(self, ref: Ref, behind: _Behind) -> None:
+        if self._behind.get(ref) is behind:
+            del self._behind[ref]
+
+    async def retire(self, ref: Ref, revision: int, epoch: int) -> None:
+        """Delete a world and its sessions; its numbers stay taken."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            where = "WHERE tenant = ? AND world = ?"
+            connection.execute(
+                "UPDATE retired SET revision = max(revision, ?), epoch = max(epoch, ?)", (revision, epoch)
+            )
+            connection.execute(f"DELETE FROM world {where}", ref)
+            connection.execute(f"DELETE FROM session {where}", ref)
+
+        await self._database.write(work, fence=self._database.ownership.fence(*ref))
+
+    def retired(self) -> tuple[int, int]:
+        """(revision, epoch) that no new world may reach down to."""
+        ((revision, epoch),) = self._database.read("SELECT revision, epoch FROM retired")
+        # A world that was shown in an earlier life but never stored left no row: the life's number stands
+        # for it.
+        life = self._database.ownership.fence("", "").token
+        return max(revision, SKIP * (life - 1)), epoch
+
+    # -- sessions
+    # --------------------------------------------------------------------------------------------------
+
+    def sessions(self) -> Iterator[tuple[Ref, Session]]:
+        """Every session, oldest first within a world. Blocks: for start-up."""
+        for tenant, world, epoch, job, boot in self._database.read(
+            "SELECT tenant, world, epoch, job, boot FROM session ORDER BY tenant, world, epoch"
+        ):
+            yield (tenant, world), Session(epoch, job, boot)
+
+    async def open_session(self, ref: Ref, session: Session) -> None:
+        """Remember a session, durably, and forget the oldest ones of the world."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "INSERT OR REPLACE INTO session (tenant, world, epoch, job, boot) VALUES (?, ?, ?, ?, ?)",
+                (*ref, session.epoch, session.job, session.boot),
+            )
+            connection.execute(
+                "DELETE FROM session WHERE tenant = ? AND world = ? AND epoch <= ?",
+                (*ref, session.epoch - SESSIONS_KEPT),
+            )
+
+        await self._database.write(work, fence=self._database.ownership.fence(*ref))
+
+    # -- rosters
+    # ---------------------------------------------------------------------------------------------------
+
+    def rosters(self) -> dict[str, Roster]:
+        """Every tenant's roster. Blocks: for start-up."""
+        rosters = {
+            tenant: Roster(version) for tenant, version in self._database.read("SELECT tenant, version FROM roster")
+        }
+        found: dict[str, dict[str, dict[str, Any]]] = {tenant: {kind: {} for kind in _KINDS} for tenant in rosters}
+        for tenant, kind, name, data in self._database.read("SELECT tenant, kind, id, data FROM entry"):
+            found[tenant][kind][name] = msgspec.msgpack.decode(data, type=_KINDS[kind])
+        return {
+            tenant: replace(
+                roster,
+                npcs=found[tenant]["npc"],
+                locations=found[tenant]["location"],
+                players=found[tenant]["player"],
+            )
+            for tenant, roster in rosters.items()
+        }
+
+    async def import_roster(self, tenant: str, change: Import, *, replace_locations: bool) -> None:
+        """Store what an import changed, durably."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            _set_version(connection, tenant, change.roster.version)
+            if replace_locations:
+                connection.execute("DELETE FROM entry WHERE tenant = ? AND kind = 'location'", (tenant,))
+            connection.executemany(
+                "INSERT INTO entry VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET data = excluded.data",
+                _entries(tenant, change),
+            )
+
+        await self._database.write(work, fence=self._database.ownership.fence(tenant, ""))
+
+    async def delete_entry(self, tenant: str, kind: str, name: str, version: int) -> None:
+        """Remove an NPC profile or a player, durably."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            _set_version(connection, tenant, version)
+            connection.execute("DELETE FROM entry WHERE tenant = ? AND kind = ? AND id = ?", (tenant, kind, name))
+
+        await self._database.write(work, fence=self._database.ownership.fence(tenant, ""))
+
+    async def flush(self) -> None:
+        """Wait until everything written so far is committed and synced."""
+        await self._database.flush()
+
+
+def _put(connection: sqlite3.Connection, ref: Ref, life: int, behind: _Behind) -> None:
+    behind.taken = True
+    document = behind.latest
+    connection.execute(_PUT, (*ref, document.revision, life, encode(document)))
+
+
+def _set_version(connection: sqlite3.Connection, tenant: str, version: int) -> None:
+    connection.execute(
+        "INSERT INTO roster VALUES (?, ?) ON CONFLICT DO UPDATE SET version = excluded.version", (tenant, version)
+    )
+
+
+def _entries(tenant: str, change: Import) -> Iterable[tuple[str, str, str, bytes]]:
+    for profile in change.npcs:
+        yield tenant, "npc", profile.id, msgspec.msgpack.encode(asdict(profile))
+    for location in change.locations:
+        yield tenant, "location", location.slug, msgspec.msgpack.encode(asdict(location))
+    for player in change.players:
+        yield tenant, "player", player.id, msgspec.msgpack.encode(asdict(player))
