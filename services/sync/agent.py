@@ -16,11 +16,26 @@ SUSPECT_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One block: the digest that was confirmed, as of which revision. writing: a write of it may be under way."""
+    """One block: the digest that was confirmed and the revision it is as of.
 
-    digest: str
-    revision: int
+    sent: the highest revision of which a text was ever sent. writing: a write may still be under way, so nobody knows
+    what the agent holds.
+    """
+
+    digest: str = ""
+    revision: int = 0
+    sent: int = 0
     writing: bool = False
+
+    def needs(self, text: str, revision: int) -> bool:
+        """Whether this text is to be written: not confirmed, and nothing newer was ever sent (C6)."""
+        if revision < self.sent:
+            return False
+        return self.writing or self.digest != digest(text)
+
+    def is_as_of(self, text: str, revision: int) -> bool:
+        """Whether what the agent holds is at least as new as this text of this revision."""
+        return not self.writing and (self.digest == digest(text) or self.revision >= revision)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,45 +59,63 @@ class AgentRecord:
         return tag_of(self.key)
 
     def stale(self, desired: Desired) -> list[Block]:
-        """Blocks of `desired` to write: another text than confirmed, and nothing newer is confirmed (C6)."""
-        waiting = []
-        for block in desired.blocks:
-            held = self.blocks.get(block.label)
-            if held is None or held.writing:
-                waiting.append(block)
-            elif held.digest != digest(block.text) and held.revision <= desired.revision:
-                waiting.append(block)
-        return waiting
+        """Blocks of `desired` that are to be written."""
+        return [block for block in desired.blocks if self.needs(block, desired.revision)]
 
-    def begun(self, label: str) -> AgentRecord:
+    def needs(self, block: Block, revision: int) -> bool:
+        """Whether this block is to be written."""
+        held = self.blocks.get(block.label)
+        return held is None or held.needs(block.text, revision)
+
+    def missing(self, desired: Desired) -> list[Block]:
+        """Blocks that the agent does not surely hold as of `desired` or newer."""
+        return [
+            block
+            for block in desired.blocks
+            if (held := self.blocks.get(block.label)) is None or not held.is_as_of(block.text, desired.revision)
+        ]
+
+    def begun(self, label: str, revision: int) -> AgentRecord:
         """A write of the block goes out."""
-        held = self.blocks.get(label) or Held("", 0)
-        return self._with(label, replace(held, writing=True))
+        held = self.blocks.get(label) or Held()
+        return self._with(label, replace(held, sent=max(held.sent, revision), writing=True))
 
     def confirmed(self, label: str, text: str, revision: int) -> AgentRecord:
         """The runtime holds this text."""
-        return self._with(label, Held(digest(text), revision))
+        held = self.blocks.get(label) or Held()
+        return self._with(label, Held(digest(text), revision, max(held.sent, revision)))
 
     def failed(self, label: str) -> AgentRecord:
         """The write surely did not happen."""
         held = self.blocks.get(label)
-        if held is None or not held.digest:
-            return replace(self, blocks={name: one for name, one in self.blocks.items() if name != label})
-        return self._with(label, replace(held, writing=False))
+        return self if held is None else self._with(label, replace(held, writing=False))
+
+    def observed(self, label: str, text: str | None) -> AgentRecord:
+        """Read back: what the runtime holds, None = no such block. An unexpected text is of no known revision."""
+        held = self.blocks.get(label) or Held()
+        if text is None:
+            return self._with(label, Held(sent=held.sent))
+        if held.digest == digest(text):
+            return self._with(label, replace(held, writing=False))
+        return self._with(label, Held(digest(text), 0, held.sent))
 
     def as_of(self, desired: Desired) -> AgentRecord:
         """Equal text needs no write: blocks that hold it already count as of the newer revision."""
-        blocks = dict(self.blocks)
+        newer = {}
         for block in desired.blocks:
-            held = blocks.get(block.label)
-            if held and not held.writing and held.revision < desired.revision and held.digest == digest(block.text):
-                blocks[block.label] = replace(held, revision=desired.revision)
-        return replace(self, blocks=blocks)
+            held = self.blocks.get(block.label)
+            if held and not held.writing and held.sent < desired.revision and held.digest == digest(block.text):
+                newer[block.label] = replace(held, revision=desired.revision, sent=desired.revision)
+        return replace(self, blocks={**self.blocks, **newer}) if newer else self
 
     def revision(self, labels: tuple[str, ...]) -> int:
         """The revision that all of these blocks are at least as of; 0 when one is not confirmed."""
         helds = [self.blocks.get(label) for label in labels]
         return min((held.revision if held and not held.writing else 0 for held in helds), default=0)
+
+    def rewound(self) -> AgentRecord:
+        """The world counts from a lower revision again (its store was lost): what is confirmed counts for nothing."""
+        return replace(self, blocks={label: Held(held.digest) for label, held in self.blocks.items()})
 
     def _with(self, label: str, held: Held) -> AgentRecord:
         return replace(self, blocks={**self.blocks, label: held})

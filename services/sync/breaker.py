@@ -7,6 +7,7 @@ A 10 s window; open when >= 10 calls and >= 50 % of them failed (5xx, timeout, c
 from __future__ import annotations
 
 from collections import deque
+from enum import Enum
 from typing import Literal
 
 WINDOW_S = 10.0
@@ -19,8 +20,15 @@ PROBES = 2
 JITTER = 0.2
 
 
+class Ticket(Enum):
+    """What let a call through."""
+
+    CALL = 1
+    PROBE = 2
+
+
 class Breaker:
-    """`allow` before a call, `record` after it; what `allow` let through must be recorded or released."""
+    """`allow` before a call, `record` or `release` after it with the ticket that it gave."""
 
     def __init__(self) -> None:
         self._calls: deque[tuple[float, bool]] = deque()
@@ -39,23 +47,23 @@ class Breaker:
         """When the next call may be let through; now when it may be already."""
         return max(now, self._open_until) if self._opened else now
 
-    def allow(self, now: float) -> bool:
+    def allow(self, now: float) -> Ticket | None:
         """Whether a call may go out. In the half-open state only one probe at a time may."""
         state = self.state(now)
         if state == "closed":
-            return True
+            return Ticket.CALL
         if state == "open" or self._probing:
-            return False
+            return None
         self._probing = True
-        return True
+        return Ticket.PROBE
 
-    def record(self, now: float, *, failed: bool, jitter: float = 0.0) -> None:
-        """The outcome of an allowed call; `jitter` in 0..1 is a random number of the caller's."""
-        if self._opened:
-            # Calls that went out before it opened say nothing new.
-            if self._probing:
-                self._probe_ended(now, failed=failed, jitter=jitter)
+    def record(self, now: float, ticket: Ticket, *, failed: bool, jitter: float = 0.0) -> None:
+        """The outcome of a call; `jitter` in 0..1 is a random number of the caller's."""
+        if ticket is Ticket.PROBE:
+            self._probe_ended(now, failed=failed, jitter=jitter)
             return
+        if self._opened:
+            return  # it went out before the breaker opened and says nothing new
         self._calls.append((now, failed))
         while self._calls and self._calls[0][0] < now - WINDOW_S:
             self._calls.popleft()
@@ -63,9 +71,14 @@ class Breaker:
         if len(self._calls) >= CALLS_MIN and failures >= FAILED_SHARE * len(self._calls):
             self._open(now, jitter)
 
-    def release(self) -> None:
-        """An allowed call ended without an outcome (cancelled)."""
-        self._probing = False
+    def healed(self, now: float) -> None:
+        """A check found the endpoint well: probe now instead of when the wait is over."""
+        self._open_until = min(self._open_until, now)
+
+    def release(self, ticket: Ticket) -> None:
+        """A call ended without an outcome (cancelled)."""
+        if ticket is Ticket.PROBE:
+            self._probing = False
 
     def _probe_ended(self, now: float, *, failed: bool, jitter: float) -> None:
         self._probing = False

@@ -70,7 +70,7 @@ class Happening:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """The NPC's profile; `settings` are the model settings of the roster as JSON."""
+    """The NPC's profile; `settings` are the model settings of the roster as JSON; memory_scope "" = the default."""
 
     name: str
     aliases: tuple[str, ...] = ()
@@ -79,7 +79,7 @@ class Profile:
     lines: tuple[str, ...] = ()
     runtimes: tuple[str, ...] = ()
     agent_id: str = ""
-    cross_session: bool = False
+    memory_scope: str = ""
     blocks: tuple[tuple[str, str], ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
     version: int = 0
@@ -109,4 +109,5 @@ class Context:
     events: tuple[Happening, ...] = ()
     heard: bool = False
     closed: bool = False
+    group_revision: int = 0
     text_revision: int = 0

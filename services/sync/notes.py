@@ -1,8 +1,8 @@
-"""What an NPC noted by `remember(subject, fact)`: Earshot's, by subject, within the memory scope."""
+"""What an NPC noted by `remember(subject, fact)`: Earshot's, by subject, within the memory scope (DESIGN 4)."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from services.sync.hygiene import clean, clean_name
@@ -15,25 +15,24 @@ NOTES_MAX = 40
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """subject_id: a player's or NPC's id, "" for anything else. generation: history generation it was made in."""
+    """subject_id: of the player or NPC it is about, "" = the NPC itself. tainted: made while players were heard, so it
+    may derive from what they said. generation: history generation it was made in."""
 
     subject_id: str
     subject: str
     fact: str
-    player: bool
+    tainted: bool
     generation: int
     at_ms: int
 
 
-def allowed(notes: Sequence[Note], *, players: Collection[str], generation: int, cross_session: bool) -> list[Note]:
-    """Notes that a turn may use. Session scope: of players only those present, noted in this generation.
+def allowed(notes: Sequence[Note], *, generation: int, cross_session: bool) -> list[Note]:
+    """Notes that may still be used. Session scope: tainted ones only in the generation they were made in.
 
-    A generation ends when something must be forgotten; nobody can tell from here whose session it was, so every note
-    about a player that is older goes.
+    A generation ends when something must be forgotten; nobody can tell from here whose session it was, so every tainted
+    note that is older goes.
     """
-    if cross_session:
-        return list(notes)
-    return [note for note in notes if not note.player or (note.subject_id in players and note.generation == generation)]
+    return [note for note in notes if cross_session or not note.tainted or note.generation == generation]
 
 
 def note_lines(notes: Sequence[Note]) -> list[Line]:

@@ -53,6 +53,16 @@ STANDARD: Mapping[str, ToolSpec] = {
         ToolSpec("stop_hunt", "Give up hunting.", _schema()),
     )
 }
+# Not an action: Earshot notes it (see notes).
+REMEMBER = ToolSpec(
+    "remember",
+    "Note a fact about somebody within earshot, or about yourself, so that you know it later.",
+    _schema(
+        ["subject", "fact"],
+        subject={"type": "string", "maxLength": 64, "description": "Name of who it is about."},
+        fact={"type": "string", "maxLength": 200, "description": "One short sentence."},
+    ),
+)
 # What the NPC is expected to do once it took the action: becomes the status until the game reports (C9).
 EXPECTED: Mapping[str, str] = {
     "follow": "Following",
@@ -191,9 +201,9 @@ def mismatch(value: Any, schema: Mapping[str, Any], path: str = "arguments", dep
         return f"{path} must be one of {', '.join(str(choice) for choice in choices[:12])}"
     if isinstance(value, str) and len(value) > int(schema.get("maxLength", 1000)):
         return f"{path} is too long"
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        if value < schema.get("minimum", value) or value > schema.get("maximum", value):
-            return f"{path} is out of range"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if number and not schema.get("minimum", value) <= value <= schema.get("maximum", value):
+        return f"{path} is out of range"
     if isinstance(value, dict):
         return _object_mismatch(value, schema, path, depth)
     if isinstance(value, list):

@@ -13,7 +13,6 @@ What the server does, and this module therefore does (measured, docs/architectur
 from __future__ import annotations
 
 import asyncio
-import importlib
 import re
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from types import ModuleType
@@ -51,6 +50,13 @@ _UNFIT = re.compile(r"[^\w '\-]+", re.UNICODE)
 _TAG = "earshot:"
 
 
+def _load() -> ModuleType:
+    """Half a second of imports, for who uses this runtime only."""
+    import letta_client
+
+    return letta_client
+
+
 class LettaRuntime:
     """Implements `port.Runtime` on a Letta server. base_url is required: the SDK's own default is Letta's cloud."""
 
@@ -83,7 +89,7 @@ class LettaRuntime:
         """The SDK's client; its package is imported on a thread, the first time."""
         async with self._opening:
             if self._sdk is None:
-                sdk = await asyncio.to_thread(importlib.import_module, "letta_client")
+                sdk = await asyncio.to_thread(_load)
                 self._client = sdk.AsyncLetta(
                     base_url=self._base_url, api_key=self._api_key or "none", max_retries=0, timeout=30.0
                 )

@@ -24,7 +24,7 @@ class Shelf(Protocol):
 
     def load(self, runtime: str) -> Iterable[tuple[str, LocalAgent]]: ...
 
-    def save_agent(self, runtime: str, agent_id: str, agent: LocalAgent) -> None: ...
+    def save_local(self, runtime: str, agent_id: str, agent: LocalAgent) -> None: ...
 
     def save_block(self, agent_id: str, tag: str, label: str, text: str) -> None: ...
 
@@ -37,7 +37,7 @@ class NoShelf:
     def load(self, runtime: str) -> Iterable[tuple[str, LocalAgent]]:
         return ()
 
-    def save_agent(self, runtime: str, agent_id: str, agent: LocalAgent) -> None: ...
+    def save_local(self, runtime: str, agent_id: str, agent: LocalAgent) -> None: ...
 
     def save_block(self, agent_id: str, tag: str, label: str, text: str) -> None: ...
 
@@ -64,7 +64,7 @@ class LocalAgents:
         agent_id = f"{self._runtime}-{uuid.uuid5(uuid.NAMESPACE_URL, spec.tag)}"
         agent = LocalAgent(spec.tag, {block.label: block.text for block in spec.blocks}, spec.name)
         self._agents[agent_id] = agent
-        self._shelf.save_agent(self._runtime, agent_id, agent)
+        self._shelf.save_local(self._runtime, agent_id, agent)
         return agent_id
 
     def find(self, tag: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -59,6 +58,13 @@ class _Gathered:
         ]
 
 
+def _load() -> ModuleType:
+    """Half a second of imports, for who uses this runtime only."""
+    import openai
+
+    return openai
+
+
 class OpenAIRuntime:
     """Implements `port.Runtime`. No retries of its own: who calls has the budget."""
 
@@ -82,7 +88,7 @@ class OpenAIRuntime:
         """The SDK's client; its package is imported on a thread, the first time."""
         async with self._opening:
             if self._sdk is None:
-                sdk = await asyncio.to_thread(importlib.import_module, "openai")
+                sdk = await asyncio.to_thread(_load)
                 self._client = sdk.AsyncOpenAI(base_url=self._base_url, api_key=self._api_key, max_retries=0)
                 self._sdk = sdk
         return self._client, self._sdk

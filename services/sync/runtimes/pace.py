@@ -25,7 +25,7 @@ async def paced(stream: AsyncIterator[T], timeout: float) -> AsyncIterator[T]:
     """The items of `stream`, all within `timeout` seconds from now. Raises TimedOut; closes the stream in any case."""
     deadline = asyncio.get_running_loop().time() + timeout
     # Generators are what adapters pass; a plain iterator has nothing to close.
-    async with aclosing(stream) if hasattr(stream, "aclose") else _Nothing():  # type: ignore[type-var]  # checked
+    async with aclosing(stream) if hasattr(stream, "aclose") else _Nothing():  # type: ignore[type-var]  # just checked
         while True:
             try:
                 async with asyncio.timeout_at(deadline):

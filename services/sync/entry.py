@@ -1,0 +1,77 @@
+"""What the reconciler keeps in memory for one (world, npc): what waits, and its agents by runtime."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from services.sync.blocks import Desired
+from services.sync.context import Key
+from services.sync.embodiment import Embodiment
+from services.sync.notes import Note
+from services.sync.reader import Change
+from services.sync.schedule import Dirty, Lane, merge
+from services.sync.situation import NO_BANDS, Bands
+
+
+@dataclass(slots=True)
+class Entry:
+    """`dirty` is what waits, None = nothing. desired_revision: of the newest change that could alter the text."""
+
+    key: Key
+    agents: dict[str, Embodiment] = field(default_factory=dict)
+    primary: str = ""
+    dirty: Dirty | None = None
+    desired_revision: int = 0
+    heard: bool = False
+    combat: bool = False
+    working: bool = False
+    closed: bool = False
+    # Read back before writing (Refresh invalidate), write although equal (force).
+    distrust: bool = False
+    rewrite: bool = False
+    failures: int = 0
+    retry_at: float = 0.0
+    last_error: str = ""
+    last_lane: Lane = Lane.LOW
+    bands: Bands = NO_BANDS
+    # Memory scope of the profile, "" = the default.
+    scope: str = ""
+    notes: list[Note] = field(default_factory=list)
+    confirmed_revision: int = 0
+    confirmed_ms: int = 0
+    writes: int = 0
+    turns: int = 0
+
+    @property
+    def agent(self) -> Embodiment | None:
+        """The agent of the preferred runtime, once it was used."""
+        return self.agents.get(self.primary)
+
+    @property
+    def embodied(self) -> bool:
+        return any(agent.agent_id for agent in self.agents.values())
+
+    def changed(self, change: Change, now: float) -> None:
+        """Take a change of the feed; the first time that a player hears the NPC, it needs an agent at once."""
+        first_heard = change.heard and not self.embodied
+        self.desired_revision = max(self.desired_revision, change.revision)
+        self.heard, self.combat = change.heard, change.combat
+        wrote = self.agent.wrote_at if self.agent is not None else None
+        item = Dirty(change.lane, now, now, change.heard, change.combat, first_heard, wrote)
+        self.dirty = merge(self.dirty, item)
+
+    def forced(self, lane: Lane, now: float) -> None:
+        """Somebody asked for it."""
+        self.dirty = merge(self.dirty, Dirty(lane, now, now, self.heard, self.combat, True))
+
+    def confirmed(self, desired: Desired) -> None:
+        """The preferred agent holds `desired`: what changed up to its revision waits no more."""
+        self.failures, self.last_error, self.retry_at = 0, "", 0.0
+        if desired.revision >= self.confirmed_revision:
+            self.confirmed_revision, self.confirmed_ms = desired.revision, desired.revision_ms
+        if desired.revision >= self.desired_revision and not (self.rewrite or self.distrust):
+            self.dirty = None
+        until = self.agent.suspect_until() if self.agent is not None else None
+        if until is not None:
+            # Read back once nothing can land any more.
+            self.forced(Lane.LOW, until)

@@ -1,0 +1,90 @@
+"""How many calls to an endpoint are in flight: an adaptive limit, urgent lanes first, closed while it wants rest."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from services.sync.aimd import Aimd
+from services.sync.runtimes.port import RateLimited, TimedOut
+from services.sync.schedule import Lane
+
+
+class Gate:
+    """`async with gate.slot(lane, timeout)`: waits for a slot; the more urgent lane goes first, then who came first."""
+
+    def __init__(self, concurrency: int) -> None:
+        self.aimd = Aimd(concurrency)
+        self._in_flight = 0
+        self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
+        self._serial = 0
+        self._closed_until = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def in_flight(self) -> int:
+        return self._in_flight
+
+    def closed_until(self) -> float:
+        """Loop time until which the endpoint must not be called."""
+        return self._closed_until
+
+    def rest(self, seconds: float) -> None:
+        """The endpoint asked to be left alone for so long."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        if until > self._closed_until:
+            self._closed_until = until
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = loop.call_at(until, self._admit)
+
+    @asynccontextmanager
+    async def slot(self, lane: Lane, timeout: float) -> AsyncIterator[None]:
+        """Hold a slot. Raises RateLimited at once when the rest outlasts the timeout, TimedOut (without effect)."""
+        loop = asyncio.get_running_loop()
+        rest = self._closed_until - loop.time()
+        if rest > timeout:
+            raise RateLimited("the endpoint asked for rest", rest)
+        if rest > 0 or self._waiting or self._in_flight >= self.aimd.limit:
+            await self._wait(lane, timeout)
+        else:
+            self._in_flight += 1
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            self._admit()
+
+    async def _wait(self, lane: Lane, timeout: float) -> None:
+        self._serial += 1
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._waiting, (int(lane), self._serial, admitted))
+        self._admit()
+        try:
+            async with asyncio.timeout(timeout):
+                await admitted
+        except TimeoutError as error:
+            self._give_up(admitted)
+            raise TimedOut("no free slot in time", unknown=False) from error
+        except asyncio.CancelledError:
+            self._give_up(admitted)
+            raise
+
+    def _give_up(self, admitted: asyncio.Future[None]) -> None:
+        if admitted.done() and not admitted.cancelled():
+            self._in_flight -= 1  # admitted at the very moment
+        else:
+            admitted.cancel()
+        self._admit()
+
+    def _admit(self) -> None:
+        if asyncio.get_running_loop().time() < self._closed_until:
+            return
+        while self._waiting and self._in_flight < self.aimd.limit:
+            _, _, admitted = heapq.heappop(self._waiting)
+            if not admitted.done():
+                self._in_flight += 1
+                admitted.set_result(None)

@@ -1,0 +1,175 @@
+"""What happens between holding an agent and asking it: settled, made, as of the asked revision, the turn composed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from services.sync.agent import AgentRecord
+from services.sync.blocks import Desired
+from services.sync.context import Context, Place
+from services.sync.embodiment import Embodiment
+from services.sync.entry import Entry
+from services.sync.prompt import (
+    INSTRUCTIONS,
+    Line,
+    heard_of_last,
+    messages,
+    system_line,
+    unseen,
+    within_budget,
+)
+from services.sync.reconciler import Reconciler
+from services.sync.runtimes.port import Block, RuntimeFault, ToolSpec, Turn, Unreachable
+from services.sync.schedule import Lane
+from services.sync.store import Intent
+from services.sync.turn import Ask, BlockState, Progress, Started, scene_of
+
+# Longest wait for block writes before a turn; then their text goes with the turn.
+WRITE_S = 3.0
+# A stateful agent that is seeded anew gets at most this many lines.
+SEED_LINES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Ready to be sent. first: no other runtime was asked for this turn before."""
+
+    turn: Turn
+    intent: Intent
+    first: bool
+    started: Started
+
+
+@dataclass(slots=True)
+class Preparation:
+    """Prepares one agent for one turn. May run to its end although the caller has left."""
+
+    reconciler: Reconciler
+    ask: Ask
+    entry: Entry
+    agent: Embodiment
+    context: Context
+    places: Sequence[Place]
+    tools: tuple[ToolSpec, ...]
+    progress: Progress
+    _began: float = field(default=0.0, init=False)
+
+    async def prepare(self) -> Prepared:
+        """Raises RuntimeFault when this runtime cannot be asked, AgentBusy when the agent cannot."""
+        self._began = _now()
+        agent, ask = self.agent, self.ask
+        if agent.unsettled and agent.agent_id:
+            await agent.settle(self._left())
+        await self.reconciler.drop_notes(self.entry, ask.generation)
+        desired = self.reconciler.render(self.entry, self.context, agent, ask.generation)
+        with self.reconciler.metrics.stage("write"):
+            made = await self.reconciler.ensure(agent, self.context, desired, lane=Lane.HIGH, timeout=self._left())
+            await agent.begin_generation(ask.generation, timeout=self._left())
+            labels = () if made or self._fresh_enough() else await self._write(desired)
+        # What the agent does not surely hold, or what a late write could still change, goes with the turn.
+        suspects = set(agent.suspects())
+        unsure = {block.label for block in agent.record.missing(desired)} if not self._fresh_enough() else set()
+        inlined = tuple(block for block in desired.blocks if block.label in unsure | suspects)
+        if not unsure and self.entry.agent is agent:
+            self.entry.confirmed(desired)
+        return self._prepared(desired, inlined, tuple(b.label for b in desired.blocks) if made else labels)
+
+    async def _write(self, desired: Desired) -> tuple[str, ...]:
+        timeout = min(WRITE_S, 0.4 * self._left())
+        if self.agent.suspects():
+            try:
+                await self.agent.read_back(lane=Lane.HIGH, timeout=timeout)
+            except Unreachable:
+                raise
+            except RuntimeFault:
+                pass  # what is suspect goes with the turn
+        written = await self.reconciler.bring(
+            self.entry, self.agent, self.context, desired, lane=Lane.HIGH, timeout=timeout
+        )
+        if isinstance(written.fault, Unreachable):
+            raise written.fault  # the message would not pass either
+        return written.labels
+
+    def _fresh_enough(self) -> bool:
+        """The documents' mode: a status of 15 s (1 s in combat) will do, but never a cluster change behind (C1)."""
+        settings, entry = self.reconciler.settings, self.entry
+        if settings.freshness == "strict" or entry.agent is not self.agent or not entry.confirmed_revision:
+            return False
+        oldest = settings.fresh_combat_s if self.context.combat else settings.fresh_s
+        age_s = (self.reconciler.clock.now_ms() - entry.confirmed_ms) / 1000
+        return age_s <= oldest and self.context.group_revision <= entry.confirmed_revision
+
+    def _prepared(self, desired: Desired, inlined: tuple[Block, ...], written: tuple[str, ...]) -> Prepared:
+        ask, record = self.ask, self.agent.record
+        first = self.progress.intents == 0
+        self.progress.intents += 1
+        upto = max((line.seq for line in ask.lines), default=record.upto)
+        intent = Intent(
+            ask.key, ask.turn_id, record.runtime, record.agent_id, upto,
+            self.reconciler.clock.now_ms() + round(self._left() * 1000),
+        )  # fmt: skip
+        return Prepared(self._turn(record, inlined), intent, first, self._started(desired, inlined, written))
+
+    def _started(self, desired: Desired, inlined: tuple[Block, ...], written: tuple[str, ...]) -> Started:
+        record = self.agent.record
+        revision, age_ms = desired.revision, desired.age_ms
+        if self._fresh_enough():
+            revision = min(desired.revision, record.revision(tuple(block.label for block in desired.blocks)))
+            age_ms = max(self.reconciler.clock.now_ms() - self.entry.confirmed_ms, 0)
+        states = tuple(
+            BlockState(block.label, held.revision, held.digest, block.label in written)
+            for block in desired.blocks
+            if (held := record.blocks.get(block.label)) is not None
+        )
+        metrics = self.reconciler.metrics
+        metrics.freshness_seconds.observe(max(age_ms, 0) / 1000)
+        metrics.freshness_revisions.observe(max(self.ask.min_revision - revision, 0))
+        return Started(
+            revision, age_ms, states, record.runtime, bool(inlined), self.progress.read_ms,
+            round((_now() - self._began) * 1000),
+        )  # fmt: skip
+
+    def _turn(self, record: AgentRecord, inlined: tuple[Block, ...]) -> Turn:
+        ask, settings, profile = self.ask, self.reconciler.settings, self.context.profile
+        stateful = self.agent.endpoint.capabilities.stateful
+        cut = heard_of_last(ask.lines, record.upto) if stateful and record.cut and record.upto else None
+        system = system_line(ask.reason, speech=ask.speech, tools=bool(self.tools), inlined=inlined, cut=cut)
+        return Turn(
+            turn_id=ask.turn_id,
+            instructions=INSTRUCTIONS,
+            system=system,
+            messages=messages(self._lines(record, stateful), ask.reason, ask.happened),
+            tools=self.tools,
+            max_tokens=_bounded(profile.settings.get("max_tokens"), settings.max_tokens, 1, 4096),
+            temperature=_bounded(profile.settings.get("temperature"), settings.temperature, 0.0, 2.0),
+            model=str(profile.settings.get("model") or ""),
+            settings=profile.settings,
+            scene=scene_of(self.context, ask, tuple(place.name for place in self.places)),
+        )
+
+    def _lines(self, record: AgentRecord, stateful: bool) -> list[Line]:
+        settings = self.reconciler.settings
+        if not stateful:
+            return within_budget(self.ask.lines, most=settings.context_messages, budget=settings.history_tokens)
+        lines = unseen(self.ask.lines, record.upto) if record.upto else list(self.ask.lines)
+        return within_budget(lines, most=SEED_LINES, budget=settings.history_tokens)
+
+    def _left(self) -> float:
+        return max(self.ask.deadline - _now(), 0.001)
+
+
+N = TypeVar("N", int, float)
+
+
+def _bounded(value: object, default: N, least: N, most: N) -> N:
+    """A number of the profile's settings within bounds; anything else is the default."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+        return default
+    return type(default)(min(max(value, least), most))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

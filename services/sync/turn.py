@@ -1,0 +1,147 @@
+"""What a turn is asked and what comes of it, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from services.sync.context import Context, Key
+from services.sync.memory import happened
+from services.sync.prompt import Line, Reason
+from services.sync.runtimes.port import Scene
+from services.sync.situation import where
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One Converse. deadline: loop time. lines: what the NPC witnessed, oldest first."""
+
+    key: Key
+    turn_id: str
+    min_revision: int
+    reason: Reason
+    lines: tuple[Line, ...]
+    deadline: float
+    player_ids: tuple[str, ...] = ()
+    happened: tuple[str, ...] = ()
+    speech: bool = True
+    actions: bool = True
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class BlockState:
+    """What the agent holds of one block when it is asked."""
+
+    label: str
+    revision: int
+    digest: str
+    written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The model is being asked. A runtime that fails before it spoke is followed by another Started."""
+
+    revision: int
+    age_ms: int
+    blocks: tuple[BlockState, ...]
+    runtime: str
+    inlined: bool
+    read_ms: int
+    write_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """One sentence."""
+
+    index: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Acted:
+    """One action for the game."""
+
+    action_id: str
+    type: str
+    data: Mapping[str, Any]
+
+
+class Ended(Enum):
+    """How a turn ended."""
+
+    SPOKE = "spoke"
+    PASSED = "passed"
+    ACTED = "acted"
+
+
+@dataclass(slots=True)
+class Spent:
+    """Tokens and calls so far."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    calls: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The last event of a turn that did not fail."""
+
+    outcome: Ended
+    spent: Spent
+    runtime: str
+    model: str
+    degraded: str
+    first_sentence_ms: int
+    total_ms: int
+
+
+Event = Started | Spoken | Acted | Finished
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the caller has got so far, over all attempts of a turn. Times are loop time."""
+
+    started_at: float
+    read_ms: int = 0
+    sentences: int = 0
+    actions: int = 0
+    first_at: float | None = None
+    spent: Spent = field(default_factory=Spent)
+    intents: int = 0
+
+    @property
+    def given(self) -> bool:
+        """Something reached the caller: no other runtime may answer this turn."""
+        return self.sentences > 0 or self.actions > 0
+
+
+def scene_of(context: Context, ask: Ask, places: tuple[str, ...]) -> Scene:
+    """The turn's facts, for runtimes without a model."""
+    heard = next((line for line in reversed(ask.lines) if not line.own and not line.notice), None)
+    reason = ask.reason
+    return Scene(
+        name=context.profile.name,
+        persona=context.profile.persona,
+        lines=context.profile.lines,
+        place=where(context) if context.place is not None else "",
+        action=context.action,
+        combat=context.combat,
+        health_percent=context.health_percent,
+        players=tuple(member.name for member in context.members if member.player),
+        npcs=tuple(member.name for member in context.members if not member.player),
+        left=tuple(one.name for one in context.departed),
+        happened=(*filter(None, (happened(event, context) for event in context.events)), *ask.happened),
+        places=places,
+        speaker=heard.speaker if heard is not None and reason is Reason.REPLY else "",
+        speaker_is_player=heard.player if heard is not None else True,
+        said=heard.text if heard is not None and reason is Reason.REPLY else "",
+        own_lines=tuple(line.text for line in ask.lines if line.own),
+        reason=reason.value,
+    )

@@ -1,0 +1,137 @@
+"""What repeats: the informer, the deletion of agents, the checks of runtimes."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Mapping
+
+from services.common.errors import EarshotError
+from services.common.logs import get_logger
+from services.sync.agent import tag_of
+from services.sync.endpoint import Endpoint
+from services.sync.reconciler import Reconciler
+from services.sync.runtimes.port import RuntimeFault
+from services.sync.schedule import Lane
+from services.sync.store import Deletion
+
+BACK_OFF_MIN_S, BACK_OFF_MAX_S = 0.2, 5.0
+DELETE_S = 10.0
+DELETE_AGAIN_MIN_S, DELETE_AGAIN_MAX_S = 2.0, 300.0
+CHECK_S = 2.0
+# Between checks of a runtime that is well, and of one whose breaker is open.
+CHECK_EVERY_S, CHECK_AGAIN_S = 30.0, 5.0
+PRUNE_EVERY_S = 3600.0
+
+_log = get_logger("sync")
+
+
+class Informer:
+    """List, then watch; on a gap list again. Nothing of a change is kept but that it happened."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
+
+    async def run(self) -> None:
+        token, delay = "", BACK_OFF_MIN_S
+        while True:
+            try:
+                if not token:
+                    token = await self._list()
+                token = await self._watch(token)
+                delay = BACK_OFF_MIN_S
+            except EarshotError as error:
+                _log.info("state_unreachable", reason=error.reason)
+                await asyncio.sleep(delay)
+                delay = min(delay * 2, BACK_OFF_MAX_S)
+
+    async def _list(self) -> str:
+        listing = await self._reconciler.reader.list()
+        vanished = self._reconciler.take_list(listing.changes)
+        await self._reconciler.release_vanished(vanished)
+        return listing.token
+
+    async def _watch(self, token: str) -> str:
+        """The token to go on from; "" = list again."""
+        async for page in self._reconciler.reader.watch(token):
+            if page.gap:
+                return ""
+            token = page.token or token
+            for key in self._reconciler.take(page.changes):
+                await self._reconciler.release(key)
+        return token
+
+
+class Deletions:
+    """Deletes agents whose mapping was given up, until it is done: each is a row that only success removes."""
+
+    def __init__(self, reconciler: Reconciler, endpoints: Mapping[str, Endpoint]) -> None:
+        self._reconciler = reconciler
+        self._endpoints = endpoints
+        self._waiting: list[tuple[float, int, Deletion]] = []
+
+    async def run(self) -> None:
+        while True:
+            wait = max(self._waiting[0][0] - _now(), 0.0) if self._waiting else None
+            try:
+                async with asyncio.timeout(wait):
+                    deletion, tries = await self._reconciler.deletions.get(), 0
+            except TimeoutError:
+                _, tries, deletion = heapq.heappop(self._waiting)
+            try:
+                await self.delete(deletion)
+            except (RuntimeFault, EarshotError) as error:
+                _log.info("deletion_failed", runtime=deletion.runtime, error=type(error).__name__, tries=tries)
+                again = _now() + min(DELETE_AGAIN_MIN_S * 2 ** min(tries, 10), DELETE_AGAIN_MAX_S)
+                heapq.heappush(self._waiting, (again, tries + 1, deletion))
+
+    async def delete(self, deletion: Deletion) -> int:
+        """Delete the agent (or whatever carries the tag of one that was never confirmed); how many there were."""
+        endpoint = self._endpoints.get(deletion.runtime)
+        if endpoint is None:
+            raise RuntimeFault("this runtime is not configured now")
+        runtime, tag = endpoint.runtime, tag_of(deletion.key)
+        doomed = [deletion.agent_id]
+        if not deletion.agent_id:
+            found = await endpoint.call("find", lambda t: runtime.find_agents(tag, t), lane=Lane.LOW, timeout=DELETE_S)
+            doomed = [agent_id for agent_id in found if agent_id not in self._mapped(deletion)]
+        for agent_id in doomed:
+            await self._delete_one(endpoint, agent_id, tag)
+        await self._reconciler.store.deleted(deletion)
+        return len(doomed)
+
+    async def _delete_one(self, endpoint: Endpoint, agent_id: str, tag: str) -> None:
+        runtime = endpoint.runtime
+        await endpoint.call("delete", lambda t: runtime.delete_agent(agent_id, tag, t), lane=Lane.LOW, timeout=DELETE_S)
+
+    def _mapped(self, deletion: Deletion) -> set[str]:
+        """Agents that embody the NPC again: not to be deleted."""
+        entry = self._reconciler.entries.get(deletion.key)
+        return {agent.agent_id for agent in entry.agents.values()} if entry is not None else set()
+
+
+class Checks:
+    """Asks runtimes whether they are well: often when one failed, so that it is used again soon after it is back."""
+
+    def __init__(self, reconciler: Reconciler, endpoints: Mapping[str, Endpoint]) -> None:
+        self._reconciler = reconciler
+        self._endpoints = endpoints
+
+    async def run(self) -> None:
+        due = dict.fromkeys(self._endpoints, 0.0)
+        pruned = _now()
+        while True:
+            for name, endpoint in self._endpoints.items():
+                if due[name] <= _now() or endpoint.breaker() == "open":
+                    health = await endpoint.check(CHECK_S)
+                    if not health.ok:
+                        _log.info("runtime_unwell", runtime=name, detail=health.detail)
+                    due[name] = _now() + CHECK_EVERY_S
+            if _now() - pruned > PRUNE_EVERY_S:
+                pruned = _now()
+                await self._reconciler.store.prune(self._reconciler.clock.now_ms())
+            await asyncio.sleep(CHECK_AGAIN_S)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
