@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from services.chat import effects, events
-from services.chat.conversation import Conversation, Session, Turn, Utterance, World
+from services.chat.conversation import SOLO, Conversation, Session, Turn, Utterance, World
 
 
 class Draft:
@@ -95,6 +95,13 @@ class Draft:
         utterance = self.open.get(utterance_id)
         if utterance is not None:
             self.open[utterance_id] = replace(utterance, **fields)
+
+    def home(self, entity_id: str) -> Conversation | None:
+        """The conversation of the cluster in which someone is."""
+        for conversation in self.conversations.values():
+            if entity_id in conversation.members and not conversation.id.startswith(SOLO):
+                return conversation
+        return None
 
     def floors(self) -> Iterator[tuple[str, Turn]]:
         """Turns that have the floor, by conversation."""

@@ -21,6 +21,17 @@ QUEUED = "queued"
 SPEAKING = "speaking"
 
 
+def causes_of(draft: Draft, conversation_id: str) -> tuple[str, ...]:
+    """Open utterances that a reply given now would answer, oldest first; the newest pays for the call."""
+    return tuple(utterance.id for utterance in draft.utterances(conversation_id) if not utterance.gathering)
+
+
+def calls_left(draft: Draft, causes: tuple[str, ...]) -> bool:
+    """Whether the newest of these utterances may cause one more runtime call."""
+    newest = draft.open.get(causes[-1]) if causes else None
+    return newest is None or newest.calls < draft.rules.calls_per_message
+
+
 def grant(draft: Draft, conversation_id: str, turn: Turn) -> Turn:
     """Give the floor to `turn` (its id and times are set here) and ask it when a worker is free."""
     utterances = draft.utterances(conversation_id)
@@ -30,12 +41,13 @@ def grant(draft: Draft, conversation_id: str, turn: Turn) -> Turn:
         npc_name=draft.conversations[conversation_id].members[turn.npc_id].name,
         granted_ms=draft.at,
         phase=QUEUED,
-        causes=turn.causes or tuple(utterance.id for utterance in utterances if not utterance.gathering),
         min_revision=max([draft.revision, *(utterance.revision for utterance in utterances)]),
     )
     draft.change(conversation_id, floor=turn)
     for cause in turn.causes:
         draft.change_utterance(cause, turn_id=turn.id)
+    if turn.causes and turn.causes[-1] in draft.open:
+        draft.change_utterance(turn.causes[-1], calls=draft.open[turn.causes[-1]].calls + 1)
     _tell(draft, conversation_id, turn, "started", turn.reason)
     explain(draft, conversation_id, turn)
     if _worker_free(draft, turn):
@@ -46,12 +58,10 @@ def grant(draft: Draft, conversation_id: str, turn: Turn) -> Turn:
 
 
 def ask(draft: Draft, conversation_id: str, turn: Turn) -> None:
-    """Have the turn run: it holds a worker from now on. Counts as a runtime call of its newest cause."""
+    """Have the turn run: it holds a worker from now on."""
     draft.disarm(f"queue:{turn.id}")
     queued = draft.at - turn.granted_ms
     turn = draft.change_turn(conversation_id, phase=ASKED, asked_ms=draft.at, stages={**turn.stages, "queue": queued})
-    if turn.causes and turn.causes[-1] in draft.open:
-        draft.change_utterance(turn.causes[-1], calls=draft.open[turn.causes[-1]].calls + 1)
     conversation = draft.conversations[conversation_id]
     draft.do(
         Ask(
@@ -108,9 +118,12 @@ def started(draft: Draft, item: TurnStarted) -> None:
 
 
 def speak(draft: Draft, item: Spoke) -> bool:
-    """Log one sentence. True when the turn has to end with it (a player spoke meanwhile)."""
+    """Log one sentence. True when the turn has to end with it (a player spoke meanwhile).
+
+    A turn that was asked for actions only has no voice, whatever its runtime says.
+    """
     found = draft.turn(item.turn_id)
-    if found is None:
+    if found is None or not found[1].speech:
         return False
     where, turn = found
     conversation = draft.conversations[where]

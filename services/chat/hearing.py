@@ -24,7 +24,7 @@ def heard(draft: Draft, item: Heard) -> None:
     draft.legacy = draft.legacy or bool(item.waiting_npc)
     if _seen(draft, item):
         return
-    conversation = _place(draft, item)
+    conversation = draft.home(item.speaker.id)
     seq = draft.next_seq
     utterance_id = f"u-{draft.digest}-{seq}"
     draft.recent[item.speaker.id] = (_digest(item), utterance_id, draft.at)
@@ -96,14 +96,6 @@ def _seen(draft: Draft, item: Heard) -> bool:
     return True
 
 
-def _place(draft: Draft, item: Heard) -> Conversation | None:
-    """The conversation that hears it: the speaker's."""
-    for conversation in draft.conversations.values():
-        if item.speaker.id in conversation.members and conversation.players():
-            return conversation
-    return None
-
-
 def _log(draft: Draft, item: Heard, conversation: Conversation | None, utterance_id: str, *, audible: bool) -> None:
     hearers = conversation.npcs() if conversation is not None and audible else ()
     players = conversation.players() if conversation is not None else (item.speaker.id,)
@@ -155,6 +147,8 @@ def _enter(draft: Draft, item: Heard, conversation: Conversation, utterance_id: 
             draft.conversations[conversation.id].rhythm, item.speaker.id, address, ids, cues.read(item.text)
         )
         draft.change(conversation.id, rhythm=rhythm, npc_turns=0, goodbyes=(), closed_pairs=())
+    elif _direct(item):
+        draft.change(conversation.id, npc_turns=0)
     draft.disarm(f"silence:{conversation.id}")
     draft.change(conversation.id, latest=utterance_id, last_ms=draft.at)
     draft.open[utterance_id] = Utterance(

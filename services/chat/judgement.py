@@ -35,7 +35,11 @@ def judge(draft: Draft, utterance_id: str) -> None:
     elif conversation.floor is not None:
         draft.change(conversation.id, undecided=utterance.id)
     elif decision.speakers and not conversation.owed:
-        _grant_pick(draft, conversation.id, decision, kind=REPLY, player=utterance.speaker_id)
+        causes = floor.causes_of(draft, conversation.id)
+        if floor.calls_left(draft, causes):
+            _grant_pick(draft, conversation.id, decision, REPLY, utterance.speaker_id, causes)
+        else:
+            _keep_silent(draft, conversation.id, utterance, replace(decision, speakers=(), reason="CALL_LIMIT"))
     elif not conversation.owed:
         _keep_silent(draft, conversation.id, utterance, decision)
         if decision.reason == "GATE" and not utterance.waiting:
@@ -49,9 +53,11 @@ def arrange(draft: Draft, conversation_id: str) -> None:
     if conversation is None or conversation.floor is not None:
         return
     for owed in conversation.owed:
-        if owed.npc_id not in conversation.members:
+        lost = "LEFT" if owed.npc_id not in conversation.members else ""
+        lost = lost or ("" if _has_listeners(draft, conversation) else "NOBODY_LISTENS")
+        if lost:
             draft.change(conversation_id, owed=_without(draft.conversations[conversation_id].owed, owed))
-            fail_owed(draft, conversation_id, owed, "LEFT")
+            fail_owed(draft, conversation_id, owed, lost)
         elif not _busy(draft, owed.npc_id):
             draft.change(conversation_id, owed=_without(draft.conversations[conversation_id].owed, owed))
             _grant_owed(draft, conversation_id, owed)
@@ -72,13 +78,13 @@ def after_turn(draft: Draft, conversation_id: str, turn: Turn) -> None:
     conversation = draft.conversations.get(conversation_id)
     if conversation is None or conversation.floor is not None or not turn.sentences:
         return
-    latest = draft.open.get(conversation.latest)
+    causes = floor.causes_of(draft, conversation_id)
+    latest = draft.open.get(causes[-1]) if causes else None
     if latest is not None and latest.waiting:
         # The existing game's calls are for one sentence: it gets one answer.
         return
-    calls_left = latest is not None and latest.calls < draft.rules.calls_per_message
-    alone = not conversation.players()
-    if not (calls_left or (alone and draft.rules.npc_to_npc)):
+    alone = not conversation.players() and draft.rules.npc_to_npc
+    if not (causes or alone) or not floor.calls_left(draft, causes) or not _has_listeners(draft, conversation):
         return
     scene = _scene(draft, conversation, turn.npc_id, utterance=latest)
     scene = replace(scene, addressed=_addressed(conversation, turn))
@@ -87,7 +93,7 @@ def after_turn(draft: Draft, conversation_id: str, turn: Turn) -> None:
     decision = policy.decide(replace(draft.rules, tau=draft.rules.tau + margin), scene, model.default())
     draft.change(conversation_id, decisions=conversation.decisions + 1)
     if decision.speakers:
-        _grant_pick(draft, conversation_id, decision, kind=REPLY, player=turn.cause_player)
+        _grant_pick(draft, conversation_id, decision, REPLY, turn.cause_player, causes)
 
 
 def step_in(draft: Draft, conversation_id: str, turn: Turn) -> bool:
@@ -97,7 +103,7 @@ def step_in(draft: Draft, conversation_id: str, turn: Turn) -> bool:
         return False
     other = turn.stand_in
     latest = draft.open.get(turn.causes[-1]) if turn.causes else None
-    if latest is None or latest.calls >= draft.rules.calls_per_message:
+    if latest is None or not floor.calls_left(draft, turn.causes):
         return False
     if other not in conversation.members or _excluded(draft, conversation, latest).get(other):
         return False
@@ -115,7 +121,7 @@ def break_silence(draft: Draft, conversation_id: str) -> None:
     decision = policy.decide(draft.rules, scene, model.default())
     draft.change(conversation_id, decisions=conversation.decisions + 1)
     if decision.speakers:
-        _grant_pick(draft, conversation_id, replace(decision, reason="SILENCE"), kind=SILENCE, player=scene.speaker)
+        _grant_pick(draft, conversation_id, replace(decision, reason="SILENCE"), SILENCE, scene.speaker, ())
 
 
 def greet(draft: Draft, conversation_id: str, player_id: str, utterance: Utterance | None = None) -> bool:
@@ -125,6 +131,8 @@ def greet(draft: Draft, conversation_id: str, player_id: str, utterance: Utteran
         return False
     if not draft.rules.greetings or greeted_lately(draft, conversation, player_id):
         return False
+    if conversation.npc_turns >= draft.rules.turns_hard:
+        return False
     scene = replace(_scene(draft, conversation, conversation.rhythm.speaker, utterance=utterance), silence=True)
     anyone = replace(draft.rules, tau_silence=-1.0)
     decision = policy.decide(anyone, replace(scene, npc_turns=0), model.default())
@@ -133,7 +141,8 @@ def greet(draft: Draft, conversation_id: str, player_id: str, utterance: Utteran
         return False
     now = dict.fromkeys(conversation.players(), draft.at)
     draft.change(conversation_id, greeted={**conversation.greeted, **now})
-    _grant_pick(draft, conversation_id, replace(decision, reason="GREETING"), kind=GREETING, player=player_id)
+    causes = (utterance.id,) if utterance is not None else ()
+    _grant_pick(draft, conversation_id, replace(decision, reason="GREETING"), GREETING, player_id, causes)
     return True
 
 
@@ -165,13 +174,25 @@ def owed_again(turn: Turn) -> Owed:
     return Owed(turn.npc_id, turn.causes[0] if turn.causes else "", turn.reason, turn.cause_player, turn.decision)
 
 
+def owe(draft: Draft, conversation_id: str, owed: Owed) -> None:
+    """Let an NPC owe an answer after those who owe one already; beyond the bound it is failed visibly."""
+    already = draft.conversations[conversation_id].owed
+    if any(other.npc_id == owed.npc_id for other in already):
+        return
+    if len(already) >= draft.rules.addressed_max:
+        fail_owed(draft, conversation_id, owed, "SUPERSEDED")
+    else:
+        draft.change(conversation_id, owed=(*already, owed))
+
+
 def place(draft: Draft, npc: Participant) -> str:
     """The conversation in which an NPC decides: its cluster's, else one of its own."""
-    for conversation in draft.conversations.values():
-        if npc.id in conversation.members:
-            return conversation.id
+    home = draft.home(npc.id)
+    if home is not None:
+        return home.id
     alone = f"{SOLO}{npc.id}"
-    draft.conversations[alone] = Conversation(alone, {npc.id: npc}, last_ms=draft.at)
+    if alone not in draft.conversations:
+        draft.conversations[alone] = Conversation(alone, {npc.id: npc}, last_ms=draft.at)
     return alone
 
 
@@ -240,8 +261,8 @@ def _oblige(draft: Draft, conversation_id: str, utterance: Utterance, decision: 
 
 
 def _grant_owed(draft: Draft, conversation_id: str, owed: Owed) -> None:
-    waiting = draft.utterances(conversation_id)
-    if waiting and waiting[-1].calls >= draft.rules.calls_per_message:
+    causes = floor.causes_of(draft, conversation_id)
+    if not floor.calls_left(draft, causes):
         fail_owed(draft, conversation_id, owed, "CALL_LIMIT")
         arrange(draft, conversation_id)
         return
@@ -258,6 +279,7 @@ def _grant_owed(draft: Draft, conversation_id: str, owed: Owed) -> None:
             phase=floor.QUEUED,
             granted_ms=0,
             min_revision=0,
+            causes=causes,
             cause_player=owed.player_id,
             obliged=True,
             decision=owed.decision,
@@ -265,7 +287,9 @@ def _grant_owed(draft: Draft, conversation_id: str, owed: Owed) -> None:
     )
 
 
-def _grant_pick(draft: Draft, conversation_id: str, decision: Decision, *, kind: str, player: str) -> None:
+def _grant_pick(
+    draft: Draft, conversation_id: str, decision: Decision, kind: str, player: str, causes: tuple[str, ...]
+) -> None:
     conversation = draft.conversations[conversation_id]
     is_player = player in conversation.members and conversation.members[player].kind == PLAYER
     floor.grant(
@@ -281,6 +305,7 @@ def _grant_pick(draft: Draft, conversation_id: str, decision: Decision, *, kind:
             phase=floor.QUEUED,
             granted_ms=0,
             min_revision=0,
+            causes=causes,
             cause_player=player if is_player else next(iter(conversation.players()), ""),
             stand_in=decision.speakers[1] if len(decision.speakers) > 1 else "",
             decision=decision,
@@ -310,7 +335,7 @@ def _grant_wish(draft: Draft, conversation: Conversation) -> None:
             granted_ms=0,
             min_revision=0,
             cause_player=next(iter(conversation.players()), ""),
-            speech=wish.speech,
+            speech=wish.speech and _may_add_a_line(draft, conversation),
             decide_reasons=wish.reasons,
             requests=wish.requests,
         ),
@@ -374,6 +399,18 @@ def _pair_is_hot(draft: Draft, conversation: Conversation, pair: str) -> bool:
     times = conversation.pair_turns.get(pair, ())
     recent = sum(draft.at - at < draft.rules.pair_window_ms for at in times)
     return recent >= draft.rules.pair_turns
+
+
+def _has_listeners(draft: Draft, conversation: Conversation) -> bool:
+    """NPCs talk where a player is; among themselves only when the rules allow it."""
+    return bool(conversation.players()) or draft.rules.npc_to_npc
+
+
+def _may_add_a_line(draft: Draft, conversation: Conversation) -> bool:
+    """A decision may be spoken as well, within the limits of a chain; an NPC alone talks to nobody but who asked."""
+    if conversation.id.startswith(SOLO):
+        return True
+    return _has_listeners(draft, conversation) and conversation.npc_turns < draft.rules.turns_hard
 
 
 def _busy(draft: Draft, npc_id: str) -> bool:

@@ -33,8 +33,6 @@ def observed(draft: Draft, item: Observed) -> None:
         sessions.end_all(draft)
     _expect_greetings(draft, before)
     _wish(draft, item)
-    for conversation_id in list(draft.conversations):
-        judgement.arrange(draft, conversation_id)
 
 
 def _changes(
@@ -124,7 +122,7 @@ def _move_turns(draft: Draft, before: dict[str, Conversation]) -> None:
         turn = old.floor
         if turn is None:
             continue
-        home = _home(draft, old, turn)
+        home = draft.home(turn.npc_id)
         reason = ""
         if home is None:
             reason = "LEFT"
@@ -135,16 +133,14 @@ def _move_turns(draft: Draft, before: dict[str, Conversation]) -> None:
         if not reason and home is not None:
             if home.floor is not None:
                 _end(draft, home.id, "MERGED")
-            draft.change(home.id, floor=turn)
+            draft.change(home.id, floor=turn, npc_turns=_fewer(draft, home.id, old))
             continue
         _end_elsewhere(draft, old, home, turn, reason)
 
 
-def _home(draft: Draft, old: Conversation, turn: Turn) -> Conversation | None:
-    for conversation in draft.conversations.values():
-        if turn.npc_id in conversation.members and not conversation.id.startswith(SOLO):
-            return conversation
-    return None
+def _fewer(draft: Draft, conversation_id: str, other: Conversation) -> int:
+    """NPC turns since a player spoke, where two conversations become one: a player of either counts."""
+    return min(draft.conversations[conversation_id].npc_turns, other.npc_turns)
 
 
 def _end(draft: Draft, conversation_id: str, reason: str) -> None:
@@ -164,15 +160,13 @@ def _end_elsewhere(draft: Draft, old: Conversation, home: Conversation | None, t
         draft.change(old.id, floor=taken.floor)
     if home is not None and reason == "MERGED":
         _repay(draft, home.id, turn)
+        draft.change(home.id, npc_turns=_fewer(draft, home.id, old))
 
 
 def _repay(draft: Draft, conversation_id: str, turn: Turn) -> None:
     """An addressed NPC that was cut off before a word still owes its answer."""
     if turn.obliged and not turn.sentences and turn.causes:
-        conversation = draft.conversations[conversation_id]
-        owed = judgement.owed_again(turn)
-        if all(other.npc_id != owed.npc_id for other in conversation.owed):
-            draft.change(conversation_id, owed=(*conversation.owed, owed))
+        judgement.owe(draft, conversation_id, judgement.owed_again(turn))
 
 
 def _move_utterances(
@@ -181,9 +175,8 @@ def _move_utterances(
     """Open utterances go where their speaker went; obligations where the NPC went, else they fail visibly."""
     into = {change.other: change.lineage for change in changes if change.type == "merged" and change.other}
     for utterance in list(draft.open.values()):
-        place = next(
-            (c.id for c in draft.conversations.values() if utterance.speaker_id in c.members), utterance.conversation_id
-        )
+        followed = draft.home(utterance.speaker_id)
+        place = followed.id if followed else utterance.conversation_id
         if place not in draft.conversations:
             place = into.get(place, place)
         draft.change_utterance(utterance.id, conversation_id=place)
@@ -195,13 +188,12 @@ def _move_utterances(
         if undecided is not None and old.id not in draft.conversations:
             _undecided_moves(draft, undecided.id, undecided.conversation_id)
         for owed in old.owed:
-            home = next((c for c in draft.conversations.values() if owed.npc_id in c.members), None)
+            home = draft.home(owed.npc_id)
             if home is None:
                 judgement.fail_owed(draft, old.id, owed, "LEFT")
-            elif home.id != old.id and len(home.owed) >= draft.rules.addressed_max:
-                judgement.fail_owed(draft, home.id, owed, "SUPERSEDED")
             elif home.id != old.id:
-                draft.change(home.id, owed=(*home.owed, owed))
+                draft.change(home.id, npc_turns=_fewer(draft, home.id, old))
+                judgement.owe(draft, home.id, owed)
         if old.id in draft.conversations:
             here = draft.conversations[old.id]
             draft.change(old.id, owed=tuple(owed for owed in here.owed if owed.npc_id in here.members))

@@ -35,6 +35,7 @@ def reduce(world: World, item: inputs.Input) -> Step:
     """Apply one input. Pure: `world` stays as it was."""
     draft = Draft(world, item.at_ms)
     _apply(draft, item)
+    _arrange_all(draft)
     _tidy(draft)
     floor.pump(draft)
     hearing.settle(draft)
@@ -85,7 +86,6 @@ def _apply(draft: Draft, item: inputs.Input) -> None:
             sessions.located(draft, item.player_id, present=item.present)
         case inputs.PlayerErased():
             sessions.erase(draft, item.player_id)
-            _arrange_all(draft)
         case inputs.Loaded():
             _loaded(draft, item)
 
@@ -121,8 +121,6 @@ def _ended(draft: Draft, item: inputs.TurnEnded) -> None:
 def _failed(draft: Draft, where: str, turn: Turn, reason: str) -> None:
     patience = draft.rules.busy_patience_ms
     if reason == "AGENT_BUSY" and turn.obliged and not turn.sentences and draft.at - turn.granted_ms < patience:
-        if turn.causes and turn.causes[-1] in draft.open:
-            draft.change_utterance(turn.causes[-1], calls=max(0, draft.open[turn.causes[-1]].calls - 1))
         draft.change_turn(where, phase=floor.QUEUED)
         draft.arm(f"retry:{turn.id}", draft.rules.busy_retry_ms)
         return
@@ -202,12 +200,13 @@ def _loaded(draft: Draft, item: inputs.Loaded) -> None:
         if waiting is not None and draft.at - waiting.at_ms > draft.rules.resume_ms:
             draft.change(conversation.id, undecided="")
             judgement.keep_silent(draft, waiting, "OWNER_LOST")
-    _arrange_all(draft)
 
 
 def _arrange_all(draft: Draft) -> None:
-    for conversation_id in list(draft.conversations):
-        judgement.arrange(draft, conversation_id)
+    """Fill free floors: an NPC that was busy elsewhere may have become free by this input."""
+    for conversation in list(draft.conversations.values()):
+        if conversation.floor is None and (conversation.owed or conversation.undecided or draft.wishes):
+            judgement.arrange(draft, conversation.id)
 
 
 def _tidy(draft: Draft) -> None:
