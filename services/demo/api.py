@@ -75,9 +75,9 @@ class Api:
             base_url=self.url,
             headers=headers_for(key),
             transport=transport,
-            # Deadlines are per call, in _call; a proxy never stands between us and this machine.
+            # Deadlines are per call, in _call.
             timeout=None,
-            trust_env=urlsplit(self.url).hostname not in _LOOPBACK,
+            trust_env=may_use_proxy(self.url),
             limits=httpx.Limits(max_connections=32),
         )
 
@@ -160,6 +160,11 @@ def check_url(url: str) -> str:
     if not usable:
         raise ApiError(f"{url!r} is no URL of an Earshot; give for example http://127.0.0.1:8080")
     return url.rstrip("/")
+
+
+def may_use_proxy(url: str) -> bool:
+    """Tell whether the environment's proxies apply: none stands between us and this machine."""
+    return urlsplit(url).hostname not in _LOOPBACK
 
 
 def headers_for(key: str) -> dict[str, str]:

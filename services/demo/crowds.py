@@ -61,7 +61,7 @@ def chase(seed: int) -> Scenario:
         if caught or not running:
             runner = thieves[stage.random.randrange(len(thieves))]
             nearest = min(range(12), key=lambda i: math.dist(course[i], runner.point))
-            runner.speed = 16
+            runner.speed = 13
             stage.walk(runner.id, *(course[(nearest + i) % 12] for i in range(1, 25)), action="Running")
             for guard in guards:
                 stage.follow(guard.id, runner.id, gap=3, action="Hunting")
@@ -172,7 +172,7 @@ def long_patrol(seed: int) -> Scenario:
 
 def parade(seed: int) -> Scenario:
     """Twenty NPCs and five players march in file through a street of people: clusters merge and split all the way."""
-    stage = Stage("parade", seed, half=160)
+    stage = Stage("parade", seed, half=240)
     street = [Point(-150, 0), Point(150, 0), Point(150, 14), Point(-150, 14)]
     npcs(stage, [Point(x, side) for x in range(-140, 141, 14) for side in (-9, 9)])
     marching = npcs(stage, [Point(-150 - 4 * i, 0) for i in range(20)], speed=6)
@@ -180,9 +180,8 @@ def parade(seed: int) -> Scenario:
     players(stage, [stage.around(Point(0, 0), 80) for _ in range(20)])
 
     def direct() -> None:
-        for place, body in enumerate(marching):
-            # One steps off after the other: the file keeps its distances.
-            if not body.path and stage.steps >= place:
+        for body in marching:
+            if not body.path:
                 stage.walk(body.id, *street, action="Parading")
         talk(stage)
 
@@ -208,7 +207,7 @@ def teleport_storm(seed: int) -> Scenario:
 
 
 def server_migration(seed: int) -> Scenario:
-    """Two game servers with the same fifty NPCs; forty players move over in threes, then back: one NPC, two worlds."""
+    """Two game servers with the same fifty NPCs; forty players move over in fours, then back: one NPC, two worlds."""
     here, there = Stage("server-one", seed, half=90), Stage("server-two", seed, half=90)
     for stage in (here, there):
         npcs(stage, [stage.anywhere() for _ in range(50)])
@@ -217,7 +216,7 @@ def server_migration(seed: int) -> Scenario:
     def direct() -> None:
         source, target = (here, there) if here.steps % 80 < 40 else (there, here)
         if here.steps % 3 == 2:
-            for body in source.of("player")[:3]:
+            for body in source.of("player")[:4]:
                 source.leave(body.id)
                 source.happen("player_left", actor=body.id)
                 target.enter(Body(body.id, body.name, "player", target.anywhere(), speed=body.speed))

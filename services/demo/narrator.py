@@ -311,12 +311,13 @@ def _turn(telling: Telling, at: float, event: Answer) -> Told:
 def _refreshed(telling: Telling, at: float, npc: Span, event: Answer, reason: str) -> Told:
     revision, age, first = (_number(event.get(name)) for name in ("revision_seen", "age_ms", "first_sentence_ms"))
     parts = [
-        f" knew revision {revision}, {duration(age)} old" if revision else " spoke",
         phrase(SPOKE_BECAUSE, reason),
-        f"first words after {duration(first)}" if clean(event.get("turn_id")) in telling.spoke else "",
-        clean(event.get("runtime")),
+        f"revision {revision}, {duration(age)} old" if revision else "",
+        f"after {duration(first)}" if clean(event.get("turn_id")) in telling.spoke else "",
+        clean(event.get("runtime"), 24),
     ]
-    return _line(telling, at, Span("↻ refreshed", "dim"), npc, Span(" · ".join(part for part in parts if part), "dim"))
+    told = " · ".join(part for part in parts if part) or "took a turn"
+    return _line(telling, at, Span("↻ refreshed", "dim"), npc, Span(f" {told}", "dim"))
 
 
 # -- lines -------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import httpx
 
-from services.demo.api import ApiError, Away, check_url, delays, headers_for, raise_for
+from services.demo.api import ApiError, Away, check_url, delays, headers_for, may_use_proxy, raise_for
 from services.demo.frame import encode
 from services.demo.terminal import clean
 
@@ -53,7 +53,12 @@ class Imported:
 
 
 def import_roster(
-    path: str | Path, url: str = URL, key: str = "", *, transport: httpx.BaseTransport | None = None
+    path: str | Path,
+    url: str = URL,
+    key: str = "",
+    *,
+    transport: httpx.BaseTransport | None = None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Imported:
     """Send a roster file to `url`. Raises RosterError, with nothing sent when the file is broken."""
     roster = load(path)
@@ -62,10 +67,12 @@ def import_roster(
     except ApiError as error:
         raise RosterError(str(error)) from None
     done = Imported()
-    with httpx.Client(base_url=base, headers=headers, timeout=CALL_S, transport=transport, trust_env=False) as client:
+    with httpx.Client(
+        base_url=base, headers=headers, timeout=CALL_S, transport=transport, trust_env=may_use_proxy(base)
+    ) as client:
         for part in parts(roster):
             try:
-                done = _add(done, part, _put(client, part))
+                done = _add(done, part, _put(client, part, sleep))
             except ApiError as error:
                 sent = done.npcs + done.locations + done.players
                 before = f" (after {sent} items were taken)" if sent else ""
@@ -195,7 +202,7 @@ def _is_json(item: object) -> bool:
     return True
 
 
-def _put(client: httpx.Client, part: dict[str, list[Any]]) -> Mapping[str, Any]:
+def _put(client: httpx.Client, part: dict[str, list[Any]], sleep: Callable[[float], None]) -> Mapping[str, Any]:
     """PUT with patience: a roster is replaced by id, so sending it again is safe."""
     waited = 0.0
     for delay in delays(Random(0)):
@@ -206,7 +213,7 @@ def _put(client: httpx.Client, part: dict[str, list[Any]]) -> Mapping[str, Any]:
             if waited + wait > PATIENCE_S:
                 raise
             waited += wait
-            time.sleep(wait)
+            sleep(wait)
         else:
             return answer
     raise AssertionError("delays never end")

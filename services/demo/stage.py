@@ -35,9 +35,9 @@ class Point(NamedTuple):
         return Point(self.x + (other.x - self.x) * share, self.z + (other.z - self.z) * share)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Body:
-    """One entity on a stage; the stage alone changes it (mutable: hundreds of them move in every step)."""
+    """One entity on a stage, equal to itself alone (mutable: hundreds of them move in every step)."""
 
     id: str
     name: str
@@ -164,12 +164,13 @@ class Stage:
         """Move everyone by one step."""
         self.steps += 1
         for body in self.bodies.values():
-            reach = body.speed * self.step_s
             if self.at > body.until:
                 self.halt(body.id)
+            self._along(body, body.speed * self.step_s)
+        # After those whom they follow, or nobody would ever be caught.
+        for body in self.bodies.values():
             if body.leader:
-                self._run_after(body, reach)
-            self._along(body, reach)
+                self._run_after(body, body.speed * self.step_s)
 
     def cut(self) -> Step:
         """Return this moment as a step, and begin to collect for the next one."""

@@ -40,6 +40,8 @@ class Cue:
     texts: tuple[str, ...] = ()
     answers: tuple[str, ...] | None = None
     amount: int = 0
+    # Its texts belong, one to one, to those of the line before.
+    follows: bool = False
 
 
 NOBODY: Final = ()
@@ -62,6 +64,11 @@ def wonder(at: float, who: str, *texts: str) -> Cue:
 def chat(at: float, who: str, *texts: str) -> Cue:
     """A player speaks to another player: the NPCs should keep silent."""
     return Cue(at, "say", who, texts=texts, answers=NOBODY)
+
+
+def reply(at: float, who: str, *texts: str) -> Cue:
+    """A player answers the line before, as one player to another."""
+    return Cue(at, "say", who, texts=texts, answers=NOBODY, follows=True)
 
 
 def act(at: float, who: str, action: str) -> Cue:
@@ -112,7 +119,7 @@ ARRIVAL: Final = (
         "Juno, have you got our lantern?",
         "Juno, do you want the bed by the window?",
     ),
-    chat(
+    reply(
         17, JUNO,
         "Yes, Ravi, it is in my left boot.",
         "Ravi, it is in the bag with the apples.",
@@ -190,7 +197,7 @@ EVENING: Final = (
         "Milo, is that a real wizard hat?",
         "Milo, is the soup any good?",
     ),
-    chat(
+    reply(
         54, MILO,
         "Nia, I come for the pies every week.",
         "It is, Nia, it was my uncle's.",
@@ -272,7 +279,7 @@ CLOSING: Final = (
         "Nia, clap now, he likes that.",
         "Nia, he always forgets the third verse.",
     ),
-    chat(
+    reply(
         131, NIA,
         "Shh, Milo, I want to hear it.",
         "Milo, you are standing on the curtain.",

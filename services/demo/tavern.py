@@ -50,18 +50,16 @@ class Storyline:
         self._people = {person["id"]: person for person in (*roster["npcs"], *roster["players"])}
         self._npcs = frozenset(npc["id"] for npc in roster["npcs"])
         self._seat = {id: number for number, id in enumerate(self._people)}
-        # Cues grouped by their second, because the stage moves in whole ones.
-        self._cues = {at: tuple(cues) for at, cues in groupby(STORY, key=lambda cue: cue.at)}
-        # Each time round starts at another text, so that two seeds tell the story differently.
-        self._first = stage.random.randrange(6)
+        # Cues by their second (the stage moves in whole ones), each with the text that it begins with.
+        self._cues = {at: tuple(cues) for at, cues in groupby(self._shuffled(), key=lambda pair: pair[0].at)}
         self._post = dict(HOMES)
         for id, place in HOMES.items():
             self._enter(id, place)
 
     def __call__(self) -> None:
         story_at = self._stage.at % LENGTH_S
-        for cue in self._cues.get(story_at, ()):
-            self._play(cue, round_=int(self._stage.at // LENGTH_S))
+        for cue, first in self._cues.get(story_at, ()):
+            self._play(cue, first + int(self._stage.at // LENGTH_S))
         for body in self._stage.bodies.values():
             self._idle(body)
 
@@ -75,8 +73,18 @@ class Storyline:
         else:
             stage.report(obey(stage, order))
 
-    def _play(self, cue: Cue, round_: int) -> None:
-        stage, text = self._stage, cue.texts[(self._first + round_) % len(cue.texts)] if cue.texts else ""
+    def _shuffled(self) -> list[tuple[Cue, int]]:
+        """Choose for every cue the text of the first round, so that two seeds tell the story differently."""
+        chosen: list[tuple[Cue, int]] = []
+        first = 0
+        for cue in STORY:
+            if cue.texts and not cue.follows:
+                first = self._stage.random.randrange(6)
+            chosen.append((cue, first))
+        return chosen
+
+    def _play(self, cue: Cue, number: int) -> None:
+        stage, text = self._stage, cue.texts[number % len(cue.texts)] if cue.texts else ""
         match cue.verb:
             case "caption":
                 stage.caption(text)

@@ -9,13 +9,13 @@ import os
 import shutil
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, Literal, TextIO
 
 Style = Literal["plain", "dim", "story", "npc", "player", "earshot", "action", "silence", "trouble"]
 
-LABEL_WIDTH: Final = 15
+LABEL_WIDTH: Final = 16
 WIDTH_DEFAULT, WIDTH_LEAST, WIDTH_MOST = 100, 60, 116
 TEXT_MOST: Final = 400
 _ANSI: Final[Mapping[Style, str]] = {
@@ -123,11 +123,12 @@ def _wrap(spans: Sequence[Span], width: int, look: Look) -> Iterator[list[Span]]
         if row and used + 1 + length > width:
             yield row
             row, used = [], 0
-        if row:
+        used += length + bool(row)
+        if row and (row[-1].style, row[-1].hue) == (word[0].style, word[0].hue):
+            word = [replace(word[0], text=f"{row.pop().text} {word[0].text}"), *word[1:]]
+        elif row:
             row.append(Span(" "))
-            used += 1
         row.extend(word)
-        used += length
     yield row
 
 
