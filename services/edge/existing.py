@@ -46,7 +46,7 @@ from services.edge.status_text import FULL, read_status
 BASE = "/letta/v1"
 SYSTEM = "[SYSTEM]"
 # A system line is no utterance: its head says who came or clicked, the rest names people whom Earshot knows itself.
-SYSTEM_KEPT = bounds.CHAT
+SYSTEM_KEPT = 4 * bounds.CHAT
 _SUBJECT = re.compile(r"\[SYSTEM\]\s*(\S.{0,62}?) has (?:entered|clicked)")
 UNDESCRIBED = "A player. Nothing more is known yet."
 

@@ -52,16 +52,16 @@ class ExistingSnapshot:
                 (name, entry if isinstance(entry, HumanContext) else HumanContext())
                 for name, entry in head.humanContext.items()
             ]
-        # Kinds that cluster counts give away; the roster decides for the rest, players are the default.
+        # Kinds that cluster counts give away; state's roster decides for the rest.
         self.kinds: dict[str, int] = {}
         told: dict[str, Place] = {}
         self.groups: list[Group] = []
         for number, cluster in enumerate(listed(head.clusters)):
             names = member_ids(cluster.members, f"clusters[{number}].members")
             self.groups.append((names, told))
-            kind = NPC if cluster.players == 0 and cluster.npcs == len(names) else PLAYER
-            for name in names:
-                self.kinds.setdefault(name, kind)
+            if cluster.players == 0 or cluster.npcs == 0:
+                kind = NPC if cluster.players == 0 else PLAYER
+                self.kinds.update(dict.fromkeys(names, kind))
             told.update(places(cluster.positions))
         self._own_groups(told, wanted=not self.groups)
         self.told = told
@@ -100,7 +100,7 @@ class ExistingSnapshot:
                 kept.append((name, entry))
                 spots.append(self.told.get(name, spot) if math.isnan(spot[0]) else spot)
         names = [name for name, _ in kept]
-        kinds = bytes(self.kinds.get(name, PLAYER) for name in names)
+        kinds = bytes(self.kinds.get(name, type_pb2.ENTITY_KIND_UNSPECIFIED) for name in names)
         columns = type_pb2.EntityColumns(ids=names, names=names, kinds=kinds)
         pack_axes(columns, list(zip(*spots, strict=True)))
         _pack_status(columns, kept)

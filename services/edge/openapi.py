@@ -34,14 +34,16 @@ class Contract:
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._own = Route("GET", "/openapi.json", self.get, open=True)
-        self.document = document([*routes, self._own])
-        self._answer = json_answer(self.document)
+        self._routes = [*routes, self._own]
+        self._answer: Answer | None = None
 
     def routes(self) -> list[Route]:
         return [self._own]
 
     async def get(self, _: Request) -> Answer:
         """This document."""
+        if self._answer is None:
+            self._answer = json_answer(document(self._routes))
         return self._answer
 
 
