@@ -32,10 +32,11 @@ async def bind(app: App) -> None:
     await bind_with(app, PatternModerator())
 
 
-async def bind_with(app: App, moderator: Moderator) -> None:
-    """Serve chat with a moderation service of one's own."""
+async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> None:
+    """Serve chat with a moderation service of one's own. inline: no thread of its own, for virtual time."""
     settings = app.settings
-    store = ChatStore(app.open_store("chat", SCHEMA), settings.data_path("chat"))
+    app.calls("state", "sync")
+    store = ChatStore(app.open_store("chat", SCHEMA), settings.data_path("chat"), inline=inline)
     state = state_pb2_grpc.StateServiceStub(app.channels.to("state"))
     sync = sync_pb2_grpc.SyncServiceStub(app.channels.to("sync"))
     crew, bell = Crew(), Bell()

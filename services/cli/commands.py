@@ -12,7 +12,6 @@ from services.common.clock import SystemClock
 from services.common.errors import EarshotError
 from services.common.settings import ROOMS, Settings
 
-
 if TYPE_CHECKING:
     from services.edge.keys import KeyFile
 

@@ -6,6 +6,7 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.common.channels import service_of
 from services.common.settings import Settings
 
 TIMEOUT_S = 3.0
@@ -29,11 +30,10 @@ async def _edge(settings: Settings) -> tuple[bool, str]:
 
 async def _room(settings: Settings, room: str) -> tuple[bool, str]:
     address = settings.address(room)
-    service = f"earshot.{room}.v1.{room.capitalize()}Service"
     async with grpc.aio.insecure_channel(address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
-            answer = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=TIMEOUT_S)
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=service_of(room)), timeout=TIMEOUT_S)
         except grpc.aio.AioRpcError as error:
             return False, f"{room} at {address}: {error.code().name}"
     serving = answer.status == health_pb2.HealthCheckResponse.SERVING

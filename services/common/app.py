@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import grpc
@@ -28,6 +29,9 @@ Worker = Callable[[], Awaitable[None]]
 # A worker that fails is started again, after this, doubling to the maximum.
 RESTART_MIN_S = 0.2
 RESTART_MAX_S = 10.0
+# How often a process looks whether the rooms that it calls serve.
+HEALTH_S = 2.0
+HEALTH_STARTING_S = 0.1
 
 _log = get_logger("common")
 
@@ -57,6 +61,7 @@ class App:
         self.channels = Channels(settings, self._local, self.rooms)
         self._inline_stores = inline_stores
         self._server: grpc.aio.Server | None = None
+        self._health: health_aio.HealthServicer | None = None
         self._network = network
         self._adders: list[tuple[Callable[[Any, Any], None], Any, str]] = []
         self._workers: list[tuple[str, Worker]] = []
@@ -91,6 +96,12 @@ class App:
         """Part of readiness: raises when the room cannot serve."""
         self._ready_checks.append((name, check))
 
+    def calls(self, *rooms: str) -> None:
+        """The rooms that this one calls: it is ready when they can be reached."""
+        for room in rooms:
+            if room not in self.rooms:
+                self.ready_check(room, partial(self.channels.ready, room))
+
     # -- life ------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
@@ -112,12 +123,23 @@ class App:
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         for adder, servicer, service in self._adders:
             adder(servicer, server)
-            await health.set(service, health_pb2.HealthCheckResponse.SERVING)
-        await health.set("", health_pb2.HealthCheckResponse.SERVING)
+            await health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
+        self._health = health
+        self._workers.append(("common.health", self._tell_health))
         for room in sorted(self.rooms - {"edge"}):
             server.add_insecure_port(self.settings.address(room))
         await server.start()
         self._server = server
+
+    async def _tell_health(self) -> None:
+        """Keep the gRPC health service true: a room serves when the rooms that it calls do."""
+        assert self._health is not None
+        while True:
+            ready = all(result == "ok" for result in (await self.check_ready()).values())
+            status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+            for service in ("", *(service for _, _, service in self._adders)):
+                await self._health.set(service, status)
+            await asyncio.sleep(HEALTH_S if ready else HEALTH_STARTING_S)
 
     async def _supervise(self, name: str, run: Worker) -> None:
         delay = RESTART_MIN_S

@@ -10,7 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from services.common.errors import Unavailable, from_rpc
 from services.common.inprocess import InProcessServer
 from services.common.settings import Settings
 from services.common.telemetry import traceparent
@@ -42,6 +44,8 @@ _SERVICE_CONFIG = json.dumps(
         "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
     }
 )
+# Longest wait for a room's answer to "are you ready?".
+READY_S = 0.8
 OPTIONS = [
     ("grpc.service_config", _SERVICE_CONFIG),
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
@@ -53,6 +57,11 @@ OPTIONS = [
 ]
 
 
+def service_of(room: str) -> str:
+    """Full name of a room's gRPC service."""
+    return f"earshot.{room}.v1.{room.capitalize()}Service"
+
+
 class Channels:
     """One channel per room for the life of the process."""
 
@@ -61,7 +70,7 @@ class Channels:
         self._local = local
         self._hosted = hosted
         self._channels: dict[str, Any] = {}
-        self._remote: list[grpc.aio.Channel] = []
+        self._remote: dict[str, grpc.aio.Channel] = {}
 
     def to(self, room: str) -> Any:
         """Channel for the room's generated stub."""
@@ -70,12 +79,25 @@ class Channels:
                 channel: Any = self._local.channel()
             else:
                 channel = grpc.aio.insecure_channel(self._settings.address(room), options=OPTIONS)
-                self._remote.append(channel)
+                self._remote[room] = channel
             self._channels[room] = TracedChannel(channel)
         return self._channels[room]
 
+    async def ready(self, room: str) -> None:
+        """Raise Unavailable unless the room serves, and with it the rooms that it calls (gRPC health protocol)."""
+        if room in self._hosted:
+            return
+        self.to(room)
+        stub = health_pb2_grpc.HealthStub(self._remote[room])
+        try:
+            answer = await stub.Check(health_pb2.HealthCheckRequest(service=service_of(room)), timeout=READY_S)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from None
+        if answer.status != health_pb2.HealthCheckResponse.SERVING:
+            raise Unavailable(f"{room} does not serve yet")
+
     async def close(self) -> None:
-        for channel in self._remote:
+        for channel in self._remote.values():
             await channel.close()
 
 

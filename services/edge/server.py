@@ -104,6 +104,7 @@ async def bind(app: App) -> None:
             "`earshot key create`, or listen on 127.0.0.1",
             reason="LISTEN_NEEDS_KEYS",
         )
+    app.calls("state", "sync", "chat")
     edge = build(app)
     first = bound_socket(host, port)
     sockets = [first]

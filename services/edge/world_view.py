@@ -124,11 +124,11 @@ def sync_status(status: sync_pb2.GetSyncStatusResponse) -> SyncStatus:
 
 
 def npc_sync_status(npc: sync_pb2.NpcSyncStatus) -> NpcSyncStatus:
-    """Freshness of one agent. The agent's id in the runtime stays inside."""
+    """Freshness of one agent, and its id, so that an operator finds it in the runtime."""
     return NpcSyncStatus(
         npc.key.npc_id,
         npc.runtime,
-        bool(npc.agent_id),
+        npc.agent_id,
         npc.confirmed_revision,
         npc.desired_revision,
         npc.revisions_behind,

@@ -28,6 +28,7 @@ SERVICE = "earshot.state.v1.StateService"
 async def bind(app: App) -> None:
     """Open the store, load what it holds, serve, and keep time."""
     settings, clock = app.settings, app.clock
+    app.calls("cluster")
     store = StateStore(app.open_store("state", SCHEMA))
     worlds = Worlds(settings.worlds_max)
     worlds.retired_revision, worlds.retired_epoch = store.retired()

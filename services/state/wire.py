@@ -33,7 +33,8 @@ class Naming:
     def identify(self, name: str, kind: int) -> tuple[str, int]:
         """(id, kind).
 
-        A player never takes the id of an NPC of the same name; an unknown name is its own id.
+        A player never takes the id of an NPC of the same name; an unknown name is its own id, and a player
+        unless said otherwise: the roster holds the NPCs.
         """
         folded = name.casefold()
         if kind != PLAYER:
@@ -44,11 +45,17 @@ class Naming:
             player = self.observed.names.get(folded) or self.roster.player_by_name.get(folded)
             if player is not None:
                 return player, PLAYER
-        return name, kind
+        return name, kind or PLAYER
 
 
 def snapshot_of(
-    item: state_pb2.SnapshotItem, roster: Roster, observed: Observed, *, stale_after_s: float, entities_max: int
+    item: state_pb2.SnapshotItem,
+    roster: Roster,
+    observed: Observed,
+    *,
+    now_s: float,
+    stale_after_s: float,
+    entities_max: int,
 ) -> Snapshot:
     """The snapshot of a stream item.
 
@@ -61,7 +68,7 @@ def snapshot_of(
     naming = Naming(roster, observed) if item.ids_are_names else None
     sent = _identified(sent_of(item.entities), naming, roster)
     rename = _renaming(naming, item.entities.ids, sent.ids)
-    sifted = sift(sent, stale_after_s)
+    sifted = sift(sent, stale_after_s, now_s)
     refused = list(sifted.refused)
     sent = sifted.sent
     copresent: tuple[Pair, ...] = ()
@@ -184,7 +191,9 @@ def _grouped(
     extra: dict[str, Sent] = {}
     pairs: list[Pair] = []
     for index, group in enumerate(groups):
-        rows = sift(_identified(sent_of(group.positions), naming, roster), float("inf"), f"groups[{index}].positions")
+        rows = sift(
+            _identified(sent_of(group.positions), naming, roster), float("inf"), 0.0, f"groups[{index}].positions"
+        )
         refused += rows.refused
         for row, entity in enumerate(rows.sent.ids):
             if entity not in row_of:

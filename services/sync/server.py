@@ -39,6 +39,7 @@ async def bind(app: App) -> None:
 async def serve(app: App, store: SyncStore, runtimes: dict[str, Runtime], default: tuple[str, ...]) -> None:
     """The room over these runtimes: what `bind` does with the configured ones."""
     settings, rng = app.settings, random.Random()
+    app.calls("state")
     endpoints = {
         name: Endpoint(runtime, settings.runtime_concurrency, app.metrics, rng) for name, runtime in runtimes.items()
     }

@@ -129,16 +129,14 @@ def test_wrong_content_encoding_and_size(scene: Scene) -> None:
     assert scene.place(mara=(0, 0, 0))["outcome"] == "applied"
 
 
-def test_deltas_duplicates_and_gaps(scene: Scene) -> None:
-    entities = [ENTITY, {"id": "p1", "kind": "player", "name": "P1", "position": [3, 0, 0]}]
-    first = scene.stack.snapshot(scene.world, entities, epoch=0, seq=1)
-    assert first["outcome"] == "applied"
-    again = scene.stack.snapshot(scene.world, entities, epoch=0, seq=1)
-    assert (again["outcome"], again["revision"]) == ("duplicate", first["revision"])
-    moved = scene.stack.snapshot(
-        scene.world, [{"id": "p1", "kind": "player", "position": [100, 0, 0]}], seq=2, delta=True, base_seq=1
-    )
-    assert (moved["outcome"], moved["clusters"]) == ("applied", [])
-    assert moved["transitions"][0]["type"] == "dissolved"
-    gap = scene.stack.snapshot(scene.world, [], seq=9, delta=True, base_seq=7)
-    assert gap["outcome"] == "resync"
+def test_without_a_session_a_delta_has_no_base(scene: Scene) -> None:
+    """Order needs an epoch: without one full snapshots apply as they arrive, and a delta is refused, not guessed at."""
+    player = {"id": "p1", "kind": "player", "name": "P1", "position": [3, 0, 0]}
+    first = scene.stack.snapshot(scene.world, [ENTITY, player], seq=5)
+    again = scene.stack.snapshot(scene.world, [ENTITY, player], seq=5)
+    assert [first["outcome"], again["outcome"]] == ["applied", "applied"]
+    assert again["transitions"] == []
+    body = {"world": scene.world, "entities": [player], "seq": 6, "delta": True, "base_seq": 5}
+    response = scene.stack.post("/v1/snapshots", body)
+    assert response.status_code == 400
+    assert response.json()["error"]["reason"] == "DELTA_WITHOUT_BASE"

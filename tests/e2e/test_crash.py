@@ -54,7 +54,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path, topology: st
 def sync_status(stack: Stack, world: str) -> list[dict[str, str]]:
     response = stack.http.get(f"/v1/worlds/{world}")
     assert response.status_code == 200, response.text
-    return list(response.json()["sync"])
+    return list(response.json()["sync"]["npcs"])
 
 
 def test_ctrl_c_stops_cleanly_and_a_second_process_is_refused(tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_the_world_shows_itself(scene: Scene) -> None:
     assert world["revision"] >= applied["revision"]
     assert {entity["id"] for entity in world["entities"]} == {"mara", "p1", "wyn"}
     assert [sorted(cluster["members"]) for cluster in world["clusters"]] == [["mara", "p1"]]
-    assert scene.world in {one["world"] for one in scene.stack.http.get("/v1/worlds").json()["worlds"]}
+    assert scene.world in {one["id"] for one in scene.stack.http.get("/v1/worlds").json()["worlds"]}
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/openapi.json"])

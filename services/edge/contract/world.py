@@ -87,7 +87,7 @@ class NpcSyncStatus(msgspec.Struct, omit_defaults=True):
 
     npc_id: str
     runtime: str
-    agent: Annotated[bool, Meta(description="An agent embodies it in this world.")]
+    agent_id: Annotated[str, Meta(description="Its agent in the runtime; empty while none embodies it.")]
     confirmed_revision: int
     desired_revision: int
     revisions_behind: int

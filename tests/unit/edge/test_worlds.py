@@ -63,8 +63,7 @@ async def test_one_world_with_what_every_room_knows() -> None:
         assert told["recent_events"] == [{"type": "trade", "actor": "pete", "data": {"gold": 3}, "at": 7}]
         assert told["conversations"][0]["members"] == [{"id": "pete", "name": "Pete", "kind": "npc"}]
         assert told["sync"]["npcs"][0]["confirmed_revision"] == 4
-        assert told["sync"]["npcs"][0]["agent"] is True
-        assert "agent-1" not in str(told)
+        assert told["sync"]["npcs"][0]["agent_id"] == "agent-1"
         assert told["sync"]["runtimes"][0]["name"] == "offline"
         assert "missing" not in told
 
