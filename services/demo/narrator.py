@@ -130,6 +130,28 @@ def tell(telling: Telling, at: float, happening: Happening) -> Told:
             return _synced(telling, at, answer)
 
 
+def gathered(events: Sequence[Answer]) -> list[Answer]:
+    """Join the sentences of a turn that came together, so that they are told as one line.
+
+    Only sentences of other turns may stand between: what a player said keeps its place.
+    """
+    told: list[Answer] = []
+    # Turn -> where in `told` its first sentence is.
+    speaking: dict[str, int] = {}
+    for event in events:
+        turn, text = event.get("turn_id"), event.get("text")
+        if event.get("type") != "utterance" or not isinstance(turn, str) or not turn or not isinstance(text, str):
+            speaking.clear()
+            told.append(event)
+        elif turn in speaking:
+            first = told[speaking[turn]]
+            told[speaking[turn]] = {**first, "text": f"{first['text']} {text}"}
+        else:
+            speaking[turn] = len(told)
+            told.append(event)
+    return told
+
+
 # -- snapshots: who is within earshot ----------------------------------------------------------------------------------
 
 
@@ -149,27 +171,33 @@ def _applied(telling: Telling, at: float, answer: Answer) -> Told:
 
 
 def _transition(telling: Telling, transition: Answer, clusters: Mapping[str, Sequence[str]]) -> tuple[Span, ...]:
-    changed = _ids(transition.get("members"))
-    others = [id for id in clusters.get(clean(transition.get("cluster")), ()) if id not in changed]
+    kind, changed = transition.get("type"), _ids(transition.get("members"))
+    # Of a split the others are those who stayed in the old cluster.
+    cluster = clean(transition.get("other" if kind == "split" else "cluster"))
+    others = [id for id in clusters.get(cluster, ()) if id not in changed]
     who, rest = telling.names.several(changed), telling.names.several(others)
-    match transition.get("type"):
+    one = len(changed) == 1
+    match kind:
         case "formed":
             return (Span("+ "), *who, Span(" hear each other", "dim"))
         case "joined":
-            return (Span("+ "), *who, *((Span(" joins ", "dim"), *rest) if rest else ()))
+            return _towards("+ ", who, " joins " if one else " join ", rest)
         case "left":
-            return (Span("- "), *who, *((Span(" leaves ", "dim"), *rest) if rest else ()))
+            return _towards("- ", who, " leaves " if one else " leave ", rest)
         case "merged":
-            return (Span("+ "), *who, *((Span(" merge with ", "dim"), *rest) if rest else (Span(" merge", "dim"),)))
+            return _towards("+ ", who, " merges with " if one else " merge with ", rest)
         case "split":
-            return (
-                Span("- "),
-                *who,
-                *((Span(" drift away from ", "dim"), *rest) if rest else (Span(" split off", "dim"),)),
-            )
+            return _towards("- ", who, " splits off from " if one else " split off from ", rest)
         case "dissolved":
             return (Span("- "), *who, Span(" part", "dim")) if who else ()
     return ()
+
+
+def _towards(sign: str, who: tuple[Span, ...], verb: str, rest: tuple[Span, ...]) -> tuple[Span, ...]:
+    if not rest:
+        # Whom they joined or left is not in the answer any more.
+        return (Span(sign), *who, Span(verb.removesuffix(" from ").removesuffix(" with ").rstrip(), "dim"))
+    return (Span(sign), *who, Span(verb, "dim"), *rest)
 
 
 # -- the world: who was refreshed though nobody asked ------------------------------------------------------------------
@@ -296,6 +324,9 @@ def _turn(telling: Telling, at: float, event: Answer) -> Told:
         case "ended":
             telling = _first_sentence(_count(_asked(telling, turn), turns=1), event)
             return (telling, ()) if why == "" else _refreshed(telling, at, npc, event, why or clean(reason))
+        case "declined" if why == "DECIDE":
+            # It was asked whether to act, without a word said: that it does not is no news.
+            return _asked(telling, turn), ()
         case "declined":
             return _silence(_asked(telling, turn), at, turn, reason or "PASSED", npc)
         case "cancelled":

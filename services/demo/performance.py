@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from random import Random
@@ -26,6 +26,7 @@ from services.demo.narrator import (
     Telling,
     Trouble,
     begin,
+    gathered,
     tell,
 )
 from services.demo.orders import read_order
@@ -223,8 +224,9 @@ class Performance:
             if page.resync:
                 self._tell(Trouble("some events are gone; the story goes on from here"))
             cursor = page.cursor
-            for event in page.events:
-                self._event(event)
+            for event in gathered(page.events):
+                self._tell(Heard(event))
+                self._heed(event)
             await asyncio.sleep(max(0.0, POLL_GAP_S - (self._loop.time() - begun)))
 
     async def _look_in(self) -> None:
@@ -234,8 +236,8 @@ class Performance:
                 self._tell(Synced(await self._api.world(self._world)))
             await asyncio.sleep(LOOK_S)
 
-    def _event(self, event: Answer) -> None:
-        self._tell(Heard(event))
+    def _heed(self, event: Mapping[str, Any]) -> None:
+        """Notice the first reply, and execute actions."""
         if event.get("type") == "utterance" and event.get("turn_id") and not self._first_reply.is_set():
             self._first_reply_s = self._loop.time() - self._born
             self._first_reply.set()

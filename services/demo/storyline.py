@@ -102,9 +102,9 @@ ARRIVAL: Final = (
     walk(0, JUNO, "bar"),
     wonder(
         5, RAVI,
-        "Hello everyone! Is there a table for two tired travellers?",
-        "Good evening all! Is there any soup left for two hungry people?",
-        "Hello! Which chair is the warmest one in here?",
+        "Hello! Do you have a table for two tired travellers?",
+        "Good evening! Do you have any soup left for two hungry people?",
+        "Hello! Which chair would you give to somebody who is cold?",
     ),
     walk(6, BRAM, "bar"),
     ask(
@@ -128,9 +128,9 @@ ARRIVAL: Final = (
     walk(16, FENWICK, "bar"),
     ask(
         22, RAVI, FENWICK,
-        "Fenwick, could you sing us something short?",
-        "Fenwick, how did you lose to a goose?",
-        "Fenwick, what is the new feather for?",
+        "Fenwick, would you dance for us?",
+        "Fenwick, can you wave with that hat?",
+        "Fenwick, will you dance if we clap?",
     ),
 )  # fmt: skip
 
@@ -232,9 +232,15 @@ EVENING: Final = (
         "What is the oldest thing in this house?",
         "Who was the strangest guest you ever had?",
     ),
-    caption(82, "Pip wants to show Juno the well.", "Pip has seen something shiny in the well."),
-    walk(82, PIP, "well"),
-    walk(82, JUNO, "well"),
+    ask(
+        80, JUNO, PIP,
+        "Pip, come with me, there is something shiny in the well!",
+        "Pip, follow me, I want to make a wish!",
+        "Pip, come along, I have lost my shoe in the well!",
+    ),
+    walk(83, JUNO, "well"),
+    # An NPC that follows by itself comes anyway.
+    walk(84, PIP, "well"),
     ask(
         90, RAVI, MIRA,
         "Mira, who taught you to run an inn?",
@@ -270,7 +276,7 @@ CLOSING: Final = (
     ask(
         125, NIA, FENWICK,
         "Fenwick, please sing the one about the crown!",
-        "Fenwick, have you finished a song today?",
+        "Fenwick, how did you lose to a goose?",
         "Fenwick, what rhymes with badger?",
     ),
     chat(

@@ -32,13 +32,10 @@ class Summary:
             ("messages", f"{self.messages} sent" + (f", {self.undelivered} undelivered" if self.undelivered else "")),
             ("turns", f"{tally.turns} spoken" + (f", {tally.failures} failed" if tally.failures else "")),
             ("silences", f"{tally.silences}" + (f", {tally.unheard} unheard" if tally.unheard else "")),
-            ("runtime calls", f"{tally.runtime_calls}" + self._per_message()),
+            ("runtime calls", f"{tally.runtime_calls}"),
             ("first sentence", "none" if mean is None else f"after {mean:.0f} ms on average"),
             ("refreshed", f"{tally.turns} times before a turn, {tally.pushes} times at once"),
             ("actions", f"{tally.actions}"),
             ("world", f"{self.snapshots} snapshots in {self.seconds:.0f} s"),
         ]
         return ("", *(f"  {name:<15} {value}" for name, value in rows))
-
-    def _per_message(self) -> str:
-        return f" ({self.tally.runtime_calls / self.messages:.2f} a message)" if self.messages else ""

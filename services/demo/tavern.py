@@ -21,7 +21,7 @@ SEAT: Final = 2.8
 FIDGET: Final = 0.06
 NPC_SPEED: Final = 9.0
 PLAYER_SPEED: Final = 12.0
-# The opening belongs to the storyline: an NPC that ran after a player would not be there when named.
+# The opening of every round belongs to the storyline: an NPC that ran after a player would not be there when named.
 OPENING_S: Final = 45.0
 _SEATS: Final = len(HOMES) + 1
 
@@ -66,7 +66,8 @@ class Storyline:
     def perform(self, stage: Stage, order: Order) -> None:
         """Execute an order unless the story needs the NPC: BUSY. Emotes always fit in."""
         body = stage.bodies.get(order.npc_id)
-        busy = order.action != "emote" and (stage.at < OPENING_S or (body is not None and body.action != "Idle"))
+        opening = stage.at % LENGTH_S < OPENING_S
+        busy = order.action != "emote" and (opening or (body is not None and body.action != "Idle"))
         stopping = order.action in ("unfollow", "stop_hunt")
         if body is not None and (body.path or body.action == "Combat" or (busy and not stopping)):
             stage.report(refuse(order, "BUSY"))
@@ -92,6 +93,9 @@ class Storyline:
                 stage.say(cue.who, text, cue.answers)
             case "walk":
                 self._post[cue.who] = cue.to[-1]
+                if stage.bodies[cue.who].leader:
+                    # It follows a player as it was asked to; its new post waits for it.
+                    return
                 stage.walk(cue.who, *(self._spot(cue.who, place) for place in cue.to))
             case "act":
                 self._act(stage.bodies[cue.who], cue.to[0])

@@ -16,7 +16,7 @@ from typing import Final, Literal, TextIO
 Style = Literal["plain", "dim", "story", "npc", "player", "earshot", "action", "silence", "trouble"]
 
 LABEL_WIDTH: Final = 16
-WIDTH_DEFAULT, WIDTH_LEAST, WIDTH_MOST = 100, 60, 116
+WIDTH_DEFAULT, WIDTH_LEAST, WIDTH_MOST = 110, 60, 116
 TEXT_MOST: Final = 400
 _ANSI: Final[Mapping[Style, str]] = {
     "dim": "2", "story": "2;3", "player": "1", "earshot": "32", "action": "35", "silence": "2", "trouble": "1;31",

@@ -20,6 +20,7 @@ from services.demo.narrator import (
     Telling,
     Trouble,
     begin,
+    gathered,
     tell,
 )
 from services.demo.terminal import PLAIN, Look, paint
@@ -65,8 +66,10 @@ EVENING: list[tuple[float, Happening]] = [
     (13, Answered(Utterance(3, "2", "Juno", "Anybody?"), {"outcome": "unheard", "utterance_id": "u3"})),
     (14, Synced({"sync": {"npcs": []}})),
     (16, Synced({"sync": {"npcs": [{"npc_id": "odette", "writes": 1, "turns": 0, "confirmed_revision": 17}]}})),
-    (20, turn("t4", "odette", "started", "DECIDE")),
+    (20, turn("t4", "odette", "started", "GATE")),
     (20, turn("t4", "odette", "declined", "PASSED")),
+    (21, turn("t7", "odette", "started", "DECIDE")),
+    (21, turn("t7", "odette", "declined", "PASSED")),
     (30, turn("t5", "odette", "started", "GATE")),
     (30, said("t5-0", "odette", "Captain Odette", "Halt!", "t5")),
     (31, turn("t5", "odette", "cancelled", "BARGE_IN")),
@@ -94,8 +97,8 @@ GOLDEN = """\
   0:30  Captain Odette  Halt!
   0:31  . stopped       Captain Odette stops: a player spoke
   0:40  ! failed        Mira could not answer: something new
-  0:41  ! trouble       http://127.0.0.1:8080 cannot be reached (connection refused); trying again
-                        until it answers
+  0:41  ! trouble       http://127.0.0.1:8080 cannot be reached (connection refused); trying again until it
+                        answers
   1:15  * earshot       - Mira and Ravi part"""
 
 
@@ -113,7 +116,7 @@ def test_the_golden_evening() -> None:
     assert text == GOLDEN
     tally = telling.tally
     assert (tally.turns, tally.silences, tally.unheard, tally.failures) == (1, 2, 1, 1)
-    assert (tally.runtime_calls, tally.actions, tally.pushes) == (3, 1, 1)
+    assert (tally.runtime_calls, tally.actions, tally.pushes) == (4, 1, 1)
     assert (tally.first_sentence_ms, tally.first_sentences) == (42, 1)
 
 
@@ -171,18 +174,41 @@ def test_many_members_become_a_number() -> None:
 
 
 def test_merging_and_splitting() -> None:
-    members = {"c": ["1", "mira", "odette"]}
-    _, text = run(
-        [
-            (1, snapshot({"type": "merged", "cluster": "c", "members": ["odette"], "other": "d"}, clusters=members)),
-            (2, snapshot({"type": "split", "cluster": "d", "members": ["odette"], "other": "c"}, clusters={})),
-            (3, snapshot({"type": "unknown to us", "members": ["1"]}, clusters={})),
-        ]
-    )
-    assert text.splitlines() == [
-        "  0:01  * earshot       + Captain Odette merge with Mira and Ravi",
-        "  0:02  * earshot       - Captain Odette split off",
+    members = {"c": ["1", "mira", "odette"], "d": ["2", "x"]}
+    changes = [
+        {"type": "merged", "cluster": "c", "members": ["odette"], "other": "e"},
+        {"type": "split", "cluster": "d", "members": ["2", "x"], "other": "c"},
+        {"type": "joined", "cluster": "c", "members": ["1", "odette"]},
+        {"type": "left", "cluster": "gone", "members": ["1"]},
+        {"type": "split", "cluster": "d", "members": ["1"], "other": "gone"},
+        {"type": "something new", "members": ["1"]},
     ]
+    _, text = run([(1, snapshot(*changes, clusters=members))])
+    assert [line.partition("earshot       ")[2] for line in text.splitlines()] == [
+        "+ Captain Odette merges with Mira and Ravi",
+        "- Juno and x split off from Captain Odette, Mira and Ravi",
+        "+ Captain Odette and Ravi join Mira",
+        "- Ravi leaves",
+        "- Ravi splits off",
+    ]
+
+
+def test_sentences_that_come_together_are_one_line() -> None:
+    events = [
+        said("a0", "mira", "Mira", "One.", "a"), said("b0", "odette", "Captain Odette", "Eins.", "b"),
+        said("a1", "mira", "Mira", "Two.", "a"), said("b1", "odette", "Captain Odette", "Zwei.", "b"),
+        said("u", "1", "Ravi", "Stop!"), said("a2", "mira", "Mira", "Three.", "a"),
+    ]  # fmt: skip
+    page = gathered([heard.event for heard in events])
+    assert [event["text"] for event in page] == ["One. Two.", "Eins. Zwei.", "Stop!", "Three."]
+
+
+@given(st.lists(st.tuples(st.sampled_from(["a", "b", ""]), st.sampled_from(["utterance", "turn"])), max_size=12))
+def test_gathering_loses_nothing(page: list[tuple[str, str]]) -> None:
+    events = [{"type": kind, "turn_id": turn, "text": f"{i}"} for i, (turn, kind) in enumerate(page)]
+    told = gathered(events)
+    assert sorted(" ".join(event["text"] for event in told).split(), key=int) == [event["text"] for event in events]
+    assert [event for event in told if event["type"] == "turn"] == [one for one in events if one["type"] == "turn"]
 
 
 def test_a_refused_field_is_told_once() -> None:

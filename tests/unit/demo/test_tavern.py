@@ -155,3 +155,13 @@ def test_nobody_dances_out_of_a_fight() -> None:
     step = next(run)
     assert [one.reason for one in step.results] == ["BUSY"]
     assert step.frame.rows[storyline.ODETTE].action == "Combat"
+
+
+def test_an_npc_that_follows_is_not_called_away_and_takes_its_new_post_after() -> None:
+    run = play("tavern", 7)
+    list(itertools.islice(run, 81))
+    run.order(Order("a1", storyline.PIP, "follow", {"target": "Juno"}))
+    told = list(itertools.islice(run, 25))
+    actions = [step.frame.rows[storyline.PIP].action for step in told]
+    assert actions[:10] == ["Following"] * 10
+    assert (actions[-1], told[-1].frame.rows[storyline.PIP].location) == ("Idle", "well")
