@@ -52,6 +52,8 @@ class Eraser:
         """Work through pending jobs for ever."""
         while True:
             self._wake.clear()
+            for job in self.store.erasures("purging"):
+                await self._purge(job)
             for job in self.store.erasures("pending"):
                 await self._finish(job)
             await self._wake.wait()
@@ -65,11 +67,17 @@ class Eraser:
                 await asyncio.sleep(RETRY_S)
                 continue
             # The job's own row must not keep the id that it erased.
-            await self.store.put_erasure(replace(job, state="done", player="", receipts=receipts), self.clock.now_ms())
-            await self.store.purge_log()
+            forgotten = replace(job, state="purging", player="", receipts=receipts)
+            await self.store.put_erasure(forgotten, self.clock.now_ms())
+            await self._purge(forgotten)
             return
         _log.error("erasure_failed")
         await self.store.put_erasure(replace(job, state="failed"), self.clock.now_ms())
+
+    async def _purge(self, job: Erasure) -> None:
+        """The store's write-ahead log may still hold what was deleted; only then is the job done."""
+        await self.store.purge_log()
+        await self.store.put_erasure(replace(job, state="done"), self.clock.now_ms())
 
     async def _erase(self, job: Erasure) -> tuple[Receipt, ...]:
         """The log says which agents heard the player: read it first, then let every store forget."""

@@ -135,6 +135,14 @@ def without(rhythm: Rhythm, leavers: Sequence[str]) -> Rhythm:
     return replace(rhythm, seats=seats)
 
 
+def knows(rhythm: Rhythm, name: str) -> bool:
+    """Whether anything in the rhythm is about someone."""
+    around = {rhythm.speaker, rhythm.before, rhythm.starter, *rhythm.addressed, *rhythm.mentioned, *rhythm.seats}
+    return name in around or any(
+        name in seat.next_count or name in seat.next_faded or name in seat.named for seat in rhythm.seats.values()
+    )
+
+
 def rows(rhythm: Rhythm, candidates: Sequence[str]) -> list[list[float]]:
     """Feature values of each candidate, in the order of FEATURES. The last speaker is no candidate."""
     if not candidates:

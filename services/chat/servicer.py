@@ -201,7 +201,7 @@ def _outcome(unheard: bool, outcome: Outcome | None, response: chat_pb2.SayRespo
 def _erasure_response(job: Erasure) -> chat_pb2.GetErasureResponse:
     return chat_pb2.GetErasureResponse(
         erasure_id=job.id,
-        state=job.state,
+        state="pending" if job.state == "purging" else job.state,
         receipts=[
             type_pb2.ErasureReceipt(store=one.store, removed=one.removed, not_erasable=one.not_erasable)
             for one in job.receipts

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from services.chat import floor
 from services.chat.conversation import Session
 from services.chat.draft import Draft
 from services.chat.effects import Locate, Settled
-from services.chat.features import Rhythm
+from services.chat.features import Rhythm, knows
 
 
 def presence(draft: Draft) -> None:
@@ -73,9 +75,11 @@ def erase(draft: Draft, player: str) -> None:
         draft.change(
             conversation.id,
             members=members,
-            rhythm=Rhythm() if player in conversation.rhythm.seats else conversation.rhythm,
-            owed=tuple(owed for owed in conversation.owed if owed.player_id != player),
+            rhythm=Rhythm() if knows(conversation.rhythm, player) else conversation.rhythm,
+            owed=tuple(replace(owed, decision=None) for owed in conversation.owed if owed.player_id != player),
             undecided=conversation.undecided if conversation.undecided in draft.open else "",
             latest=conversation.latest if conversation.latest in draft.open else "",
             greeted={name: at for name, at in conversation.greeted.items() if name != player},
         )
+        if draft.conversations[conversation.id].floor is not None:
+            draft.change_turn(conversation.id, decision=None)

@@ -66,7 +66,7 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """An erasure job. state: pending, done or failed."""
+    """An erasure job. state: pending, purging (only the write-ahead log is left), done or failed."""
 
     tenant: str
     id: str
@@ -117,9 +117,10 @@ class Bounds:
 class ChatStore:
     """All SQL of the room. Writes raise Conflict FENCED, Unavailable or Overloaded as the Database says."""
 
-    def __init__(self, database: Database, path: str) -> None:
+    def __init__(self, database: Database, path: str, *, inline: bool = False) -> None:
         self._database = database
         self._path = path
+        self._inline = inline
 
     def fence(self, world: World) -> Fence:
         """The right to write for a world. Raises NotOwner."""
@@ -257,7 +258,11 @@ class ChatStore:
 
     async def purge_log(self) -> None:
         """Copy the WAL back and empty it, so that nothing erased lingers in it."""
-        if self._path != MEMORY:
+        if self._path == MEMORY:
+            return
+        if self._inline:
+            _truncate_log(self._path)
+        else:
             await asyncio.to_thread(_truncate_log, self._path)
 
 

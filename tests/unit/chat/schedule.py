@@ -215,7 +215,9 @@ class Schedule:
             assert len(self.log) == length, "something stale was delivered"
 
     def erase(self) -> None:
-        self.feed(PlayerErased(self.now, self.random.choice(PLAYERS)))
+        player = self.random.choice(PLAYERS)
+        self.feed(PlayerErased(self.now, player))
+        assert player.encode() not in reducer.encode(self.world), "the state still knows an erased player"
         self.revision += 1
         self.observe((), gap=True)
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from services.chat import reducer
 from services.chat.conversation import World
 from services.chat.effects import Ask
+from services.chat.events import Turned
 from services.chat.rules import Rules
 from tests.unit.chat.schedule import Schedule
 
@@ -66,7 +67,7 @@ def test_the_schedules_reach_what_they_are_for() -> None:
         asks += schedule.asks
         _, _, effects = reducer.replay(World(), schedule.inputs)
         assert schedule.asks == sum(isinstance(effect, Ask) for effect in effects)
-        seen |= {(body.phase, body.reason) for event in schedule.log if hasattr(body := event.body, "phase")}
+        seen |= {(body.phase, body.reason) for e in schedule.log if isinstance(body := e.body, Turned)}
     assert asks > 200
     assert seen >= {
         ("cancelled", "BARGE_IN"),
