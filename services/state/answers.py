@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 from earshot.state.v1 import state_pb2
@@ -46,13 +47,14 @@ def refusals(refused: Iterable[Refusal]) -> list[type_pb2.FieldRefusal]:
 def clusters(document: Document, *, positions: bool) -> state_pb2.ClusterColumns:
     """The clusters of a document, flat."""
     columns, membership = document.columns, document.membership
-    rows = [row for members in membership.members for row in members]
-    npc = columns.kinds == NPC
+    rows = list(chain.from_iterable(membership.members))
+    ids, of = columns.ids, membership.of
+    npcs = np.bincount(of[(columns.kinds == NPC) & (of >= 0)], minlength=len(membership.lineages))
     answer = state_pb2.ClusterColumns(
         lineages=membership.lineages,
-        sizes=[len(members) for members in membership.members],
-        npcs=[int(np.count_nonzero(npc[list(members)])) for members in membership.members],
-        member_ids=[columns.ids[row] for row in rows],
+        sizes=list(map(len, membership.members)),
+        npcs=npcs.tolist(),
+        member_ids=[ids[row] for row in rows],
     )
     if positions and rows:
         x, y, z = columns.xyz[:, rows]

@@ -7,8 +7,9 @@ revision shares every column that did not change with the one before it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
@@ -66,11 +67,30 @@ class Plan:
 
     ids: tuple[str, ...]
     index: Mapping[str, int]
+    sent_ids: tuple[str, ...]
     old: Rows
     sent: Rows
     gone: tuple[int, ...]
     same: bool  # the set of entities is the old one
     straight: bool  # sent rows are the result's rows, in order
+    complete: bool  # every row of the result was sent
+    kept: bool = False  # this is a steady plan already
+
+    def steady(self) -> Plan:
+        """The plan of the next snapshot that names the same entities in the same order; only of a complete
+        plan.
+        """
+        if self.same and self.kept:
+            return self
+        order = np.argsort(self.sent).tolist()
+        return replace(
+            self,
+            sent_ids=tuple([self.ids[row] for row in order]),  # the same strings once, not twice
+            old=np.arange(len(self.ids), dtype=np.int32),
+            gone=(),
+            same=True,
+            kept=True,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +126,7 @@ def nothing() -> Sent:
     )
 
 
-def plan(old: Columns, sent: Sequence[str], *, full: bool, left: Collection[str], kept: Collection[str]) -> Plan:
+def plan(old: Columns, sent: tuple[str, ...], *, full: bool, left: Collection[str], kept: Collection[str]) -> Plan:
     """Which entities there are: a full snapshot keeps those it names and `kept`, a delta all but `left`."""
     if full:
         wanted = set(sent)
@@ -114,7 +134,7 @@ def plan(old: Columns, sent: Sequence[str], *, full: bool, left: Collection[str]
     else:
         wanted = set(old.index).union(sent).difference(left)
     sent_row = {entity: row for row, entity in enumerate(sent)}
-    same = len(wanted) == len(old.ids) and all(entity in wanted for entity in old.ids)
+    same = len(wanted) == len(old.ids) and wanted.issuperset(old.ids)
     if same:
         ids, index = old.ids, old.index
         old_rows = np.arange(len(ids), dtype=np.int32)
@@ -122,44 +142,46 @@ def plan(old: Columns, sent: Sequence[str], *, full: bool, left: Collection[str]
     else:
         ids = tuple(sorted(wanted))
         index = {entity: row for row, entity in enumerate(ids)}
-        old_rows = np.fromiter((old.index.get(entity, -1) for entity in ids), np.int32, len(ids))
+        old_rows = np.array([old.index.get(entity, -1) for entity in ids], np.int32)
         gone = tuple(row for row, entity in enumerate(old.ids) if entity not in wanted)
-    sent_rows = np.fromiter((sent_row.get(entity, -1) for entity in ids), np.int32, len(ids))
-    straight = len(sent) == len(ids) and bool((sent_rows == np.arange(len(ids))).all())
-    return Plan(ids, index, old_rows, sent_rows, gone, same, straight)
+    sent_rows = np.array([sent_row.get(entity, -1) for entity in ids], np.int32)
+    complete = len(sent) == len(ids)
+    return Plan(ids, index, sent, old_rows, sent_rows, gone, same, complete and sent == ids, complete)
 
 
 def merge(old: Columns, sent: Sent, how: Plan, threshold: float) -> Merge:
-    """Merge sent rows into the old columns; what was not sent stays, movement below `threshold` studs is
-    none (A2).
+    """Merge sent rows into the old columns.
+
+    What was not sent stays; movement below `threshold` studs is none (A2).
     """
     before = old.xyz if how.same else _gather(old.xyz, how.old)
-    now = sent.xyz if how.straight else _gather(sent.xyz, how.sent)
-    step = np.subtract(now, before, dtype=np.float64)
-    far = ~(np.einsum("ij,ij->j", step, step) < threshold * threshold)  # NaN, no old position, counts as far
-    moved: Mask = far & ~np.isnan(now[0])
-    xyz = np.where(moved, now, before) if moved.any() else before
+    now = _sent(sent.xyz, how)
+    step = now - before
+    step *= step
+    near = step[0] + step[1] + step[2] < threshold * threshold  # false for NaN: no old position is far away
+    moved: Mask = (now[0] == now[0]) & ~near
+    xyz = np.where(moved, now, before) if np.count_nonzero(moved) else before
 
     vitals_before = old.vitals if how.same else _gather(old.vitals, how.old)
-    vitals_now = sent.vitals if how.straight else _gather(sent.vitals, how.sent)
-    changed = (vitals_now != vitals_before) & ~np.isnan(vitals_now)
-    hurt: Mask = changed.any(axis=0)
-    vitals = np.where(changed, vitals_now, vitals_before) if hurt.any() else vitals_before
+    vitals_now = _sent(sent.vitals, how)
+    changed = (vitals_now != vitals_before) & (vitals_now == vitals_now)
+    hurt: Mask = changed[0] | changed[1]
+    vitals = np.where(changed, vitals_now, vitals_before) if np.count_nonzero(hurt) else vitals_before
 
-    seen_now = sent.last_seen if how.straight else _gather(sent.last_seen, how.sent)
-    seen_before = old.last_seen if how.same else _gather(old.last_seen, how.old)
-    kinds_now = sent.kinds if how.straight else _gather(sent.kinds, how.sent)
-    kinds_before = old.kinds if how.same else _gather(old.kinds, how.old)
+    seen_now = _sent(sent.last_seen, how)
+    known = seen_now == seen_now
+    if np.count_nonzero(known) < len(known):
+        seen_now = np.where(known, seen_now, old.last_seen if how.same else _gather(old.last_seen, how.old))
     columns = Columns(
         ids=how.ids,
         index=how.index,
         names=_text(old.names, sent.names, how, ""),
-        kinds=_kinds(kinds_before, kinds_now),
+        kinds=_kinds(old.kinds if how.same else _gather(old.kinds, how.old), _sent(sent.kinds, how)),
         xyz=xyz,
         vitals=vitals,
-        actions=_text(old.actions, sent.actions, how, ""),
-        locations=_text(old.locations, sent.locations, how, ""),
-        last_seen=np.where(np.isnan(seen_now), seen_before, seen_now),
+        actions=_interned(old.actions, _text(old.actions, sent.actions, how, "")),
+        locations=_interned(old.locations, _text(old.locations, sent.locations, how, "")),
+        last_seen=seen_now,
         details=_text(old.details, sent.details, how, b""),
     )
     return Merge(columns, how, moved, hurt)
@@ -167,7 +189,7 @@ def merge(old: Columns, sent: Sent, how: Plan, threshold: float) -> Merge:
 
 def _kinds(before: Bytes, now: Bytes) -> Bytes:
     """What was sent, else what was known, else a player: an NPC that nobody described has nothing to say."""
-    if np.array_equal(now, before):
+    if now.tobytes() == before.tobytes():
         return before
     kinds = np.where(now > 0, now, before)
     return np.where(kinds > 0, kinds, np.uint8(PLAYER))
@@ -176,34 +198,48 @@ def _kinds(before: Bytes, now: Bytes) -> Bytes:
 N = TypeVar("N", Floats32, Floats, Bytes)
 
 
+def _sent(values: N, how: Plan) -> N:
+    """Sent rows in the order of the result."""
+    if how.straight:
+        return values
+    if how.complete:
+        return values.take(how.sent, axis=-1)
+    return _gather(values, how.sent)
+
+
 def _gather(values: N, rows: Rows) -> N:
     """Columns of `values` in the order of `rows`; -1 becomes unknown."""
     unknown = 0 if values.dtype == np.uint8 else np.nan
     if values.shape[-1] == 0:
         return np.full((*values.shape[:-1], len(rows)), unknown, values.dtype)
-    taken: N = values[..., rows]
+    taken: N = values.take(rows, axis=-1)
     missing = rows < 0
-    if missing.any():
+    if np.count_nonzero(missing):
         taken[..., missing] = unknown
     return taken
 
 
 def _text(old: tuple[Text, ...], sent: Sequence[Text], how: Plan, unknown: Text) -> tuple[Text, ...]:
     """The merged text column; the old object itself when nothing in it changed."""
-    if not sent:
+    if not sent or not any(sent):
         return old if how.same else _picked(old, how.old, unknown)
-    if how.same and how.straight:
-        now = tuple(sent)
-        if now == old:
-            return old
-        return tuple(new or was for new, was in zip(now, old, strict=True))
+    now = tuple(sent) if how.straight else _picked(sent, how.sent, unknown)
+    if how.same and now == old:
+        return old
+    if all(now):
+        return now
     before = old if how.same else _picked(old, how.old, unknown)
-    merged = tuple(new or was for new, was in zip(_picked(sent, how.sent, unknown), before, strict=True))
+    merged = tuple([new or was for new, was in zip(now, before, strict=True)])
     return old if how.same and merged == old else merged
 
 
+def _interned(old: tuple[str, ...], now: tuple[str, ...]) -> tuple[str, ...]:
+    """Few different words stand in these columns: keep each once."""
+    return old if now is old else tuple(map(sys.intern, now))
+
+
 def _picked(values: Sequence[Text], rows: Rows, unknown: Text) -> tuple[Text, ...]:
-    return tuple(unknown if row < 0 else values[row] for row in rows.tolist())
+    return tuple([unknown if row < 0 else values[row] for row in rows.tolist()])
 
 
 def row(sent: Sent, at: int) -> Sent:

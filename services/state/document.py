@@ -18,7 +18,7 @@ from services.state import membership as members
 from services.state import observation as obs
 from services.state import situation as situations
 from services.state.change import Change, Moment
-from services.state.columns import NPC, Columns, Mask, Merge, Sent
+from services.state.columns import NPC, Columns, Mask, Merge, Plan, Sent
 from services.state.event import Event, unheard
 from services.state.membership import Assignment, Longs, Membership, Pair, Points, Transition
 from services.state.observation import Observed
@@ -26,7 +26,7 @@ from services.state.roster import Roster
 from services.state.sequence import Base
 from services.state.situation import COMBAT_ACTIONS, COMBAT_EVENTS, Situation
 
-HISTORY_KEPT = 96
+HISTORY_KEPT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,7 @@ class Document:
     history: tuple[Transition, ...]
     combat_log: tuple[Combat, ...]
     floor: int
+    steady: Plan | None = None  # of the next full snapshot, if it names whom the last one did
 
     @property
     def moment(self) -> Moment:
@@ -147,7 +148,9 @@ def prepare(document: Document, entry: Input, revision: int, tick: int, rules: R
     sent = entry.sent or cols.nothing()
     kept = entry.kept | obs.held(observed, old) if entry.full else entry.kept
     left = (entry.left | expired).difference(sent.ids)
-    plan = cols.plan(old, sent.ids, full=entry.full, left=left, kept=kept)
+    plan = document.steady
+    if plan is None or not entry.full or kept or sent.ids != plan.sent_ids:
+        plan = cols.plan(old, sent.ids, full=entry.full, left=left, kept=kept)
     if len(plan.ids) > rules.entities_max and len(plan.ids) > len(old.ids):
         raise TooMany(len(plan.ids))
     merge = cols.merge(old, sent, plan, rules.movement)
@@ -158,7 +161,7 @@ def prepare(document: Document, entry: Input, revision: int, tick: int, rules: R
     ask = None
     if (
         not plan.same
-        or merge.moved.any()
+        or np.count_nonzero(merge.moved)
         or linked != members.linked_rows(old, (*document.observed.links, *document.copresent))
     ):
         ask = members.question(document.membership, merge.columns, plan, linked, revision, tick)
@@ -229,6 +232,7 @@ def commit(
         history=history,
         combat_log=combat_log,
         floor=floor,
+        steady=plan.steady() if entry.full and plan.complete else document.steady if plan.same else None,
     )
     changes = changed.changes(marks, after, situation, gone, revision)
     return Commit(following, transitions, changes, bool(transitions or events or combat))
@@ -274,7 +278,10 @@ def next_deadline(document: Document) -> int | None:
 def _fighting(moment: Moment) -> Mask:
     """Rows whose action is combat."""
     actions = changed.effective_actions(moment)
-    return np.fromiter((action.casefold() in COMBAT_ACTIONS for action in actions), np.bool_, len(actions))
+    fights = {action for action in set(actions) if action.casefold() in COMBAT_ACTIONS}
+    if not fights:
+        return np.zeros(len(actions), np.bool_)
+    return np.array([action in fights for action in actions], np.bool_)
 
 
 def _struck(columns: Columns, events: tuple[Event, ...]) -> Mask:

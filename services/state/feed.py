@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from services.state.change import Change, Lane
 
@@ -20,8 +21,7 @@ Ref = tuple[str, str]
 """(tenant, world)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
+class Told(NamedTuple):
     """A change of an NPC of a world; `closed` when the world ended."""
 
     ref: Ref
@@ -108,7 +108,7 @@ class Feed:
 def _coalesced(older: Told | None, newer: Told) -> Told:
     if older is None or older.change.lane >= newer.change.lane:
         return newer
-    return replace(newer, change=replace(newer.change, lane=Lane(older.change.lane)))
+    return newer._replace(change=newer.change._replace(lane=Lane(older.change.lane)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ The cluster room decides; this noun asks it the right question and keeps the ans
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
@@ -190,15 +190,19 @@ def settle(
     revival_ms: int,
 ) -> tuple[Membership, tuple[Transition, ...]]:
     """The membership at `revision` from the cluster room's answer, and its transitions by id."""
+    if not answer.moves and plan.same:
+        return _aged(old, tick, revival_ms), ()
     ids = columns.ids + tuple(before.ids[row] for row in ghosts(old, plan))
     transitions = tuple(
         Transition(move.change, move.lineage, tuple(ids[row] for row in move.rows), move.other, revision, at_ms)
         for move in answer.moves
     )
     lineages = tuple(cluster.lineage for cluster in answer.clusters)
-    of = np.full(len(columns), -1, np.int32)
+    numbers = [-1] * len(columns)
     for index, cluster in enumerate(answer.clusters):
-        of[list(cluster.members)] = index
+        for row in cluster.members:
+            numbers[row] = index
+    of = np.array(numbers, np.int32)
     stayed = _stayed(old, plan, lineages, of)
     sources = np.where(stayed, plan.old, 0)
     known = len(old.of) > 0
@@ -213,6 +217,22 @@ def settle(
         ended=_ended(old, lineages, transitions, at_ms, tick, revival_ms),
     )
     return membership, transitions
+
+
+def _aged(old: Membership, tick: int, revival_ms: int) -> Membership:
+    """The same membership, without departures and endings that are long past."""
+    if all(tick - gone[0].tick < DEPARTED_MS for gone in old.departed.values()) and all(
+        tick - e.tick < revival_ms for e in old.ended
+    ):
+        return old
+    recent = {
+        lineage: tuple(who for who in gone if tick - who.tick < DEPARTED_MS) for lineage, gone in old.departed.items()
+    }
+    return replace(
+        old,
+        departed={lineage: gone for lineage, gone in recent.items() if gone},
+        ended=tuple(e for e in old.ended if tick - e.tick < revival_ms),
+    )
 
 
 def _stayed(old: Membership, plan: Plan, lineages: Sequence[str], of: Rows) -> npt.NDArray[np.bool_]:

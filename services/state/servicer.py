@@ -55,7 +55,8 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
         self._feed = feed
         self._bells = bells
         self._clock = clock
-        self._settings = settings
+        self._stale_after_s = settings.stale_after_s  # a settings object is slow to read
+        self._entities_max = settings.entities_max
 
     # -- sessions and what comes in
     # --------------------------------------------------------------------------------
@@ -85,8 +86,9 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
             item,
             self._worlds.roster(ref[0]),
             world.document.observed if world else Observed(),
-            stale_after_s=self._settings.stale_after_s,
-            entities_max=self._settings.entities_max,
+            now_s=self._clock.now_ms() / 1000,
+            stale_after_s=self._stale_after_s,
+            entities_max=self._entities_max,
         )
         for refusal in snapshot.refused[:LOGGED_REFUSALS]:
             _log.info("field_refused", path=refusal.path, reason=refusal.reason)

@@ -96,13 +96,13 @@ def settle(
             _carried(old.band, plan, 0),
             old.roster,
         )
-    none = np.zeros(len(columns), np.bool_)
-    tens, alarm, alarmed = before.tens, before.alarm, none
-    if merge.hurt.any() or not plan.same:
-        tens, alarm, alarmed = _health(before, columns.vitals)
+    tens, alarm, alarmed = before.tens, before.alarm, np.zeros(len(columns), np.bool_)
+    hurt = np.flatnonzero(merge.hurt if plan.same else merge.hurt | (plan.old < 0))
+    if len(hurt):
+        tens, alarm = _healths(before, columns.vitals, hurt.tolist(), alarmed)
     until, combat = _combat(before.fighting_until, fighting, struck, tick, linger_ms)
     place, band = before.place, before.band
-    if merge.moved.any() or not plan.same or old.roster != roster.version:
+    if np.count_nonzero(merge.moved) or not plan.same or old.roster != roster.version:
         place, band = _places(before, columns, roster)
     return (
         Situation(tens, alarm, until, place, band, roster.version),
@@ -116,37 +116,43 @@ def _carried(values: Any, plan: Plan, unknown: float) -> Any:
     return np.where(plan.old >= 0, values[plan.old], np.array(unknown, values.dtype))
 
 
-def percent(vitals: Floats32) -> Floats:
-    """(2, N) health and maximum -> (N) percent, 0..100, NaN unknown; without a maximum 100 is meant."""
-    most = np.where(vitals[1] > 0, vitals[1], 100.0)
-    shares: Floats = np.clip(vitals[0] / most * 100.0, 0.0, 100.0).astype(np.float64)
-    return shares
+def percent(health: float, most: float) -> float:
+    """Health as 0..100, NaN when it is not known; without a maximum 100 is meant."""
+    share = health / (most if most > 0 else 100.0) * 100.0
+    return share if share != share else min(max(share, 0.0), 100.0)
 
 
-def _health(before: Situation, vitals: Floats32) -> tuple[Small, Floats32, Mask]:
-    """(sticky tens, health at the last alarm, alarmed)."""
-    exact = percent(vitals)
-    known = ~np.isnan(exact)
-    ten = np.where(known, np.round(np.where(known, exact, 0.0) / 10.0) * 10.0, UNKNOWN)
-    ten = np.where(known & (exact > 0), np.maximum(ten, 10.0), ten)  # 0 is dead, nothing else
-    shown = before.tens.astype(np.float64)
-    sticky = (shown > 0) & (exact > 0) & (np.abs(exact - shown) <= HEALTH_BAND)
-    tens = np.where(sticky | ~known, shown, ten).astype(np.int8)
-    died = known & (exact <= 0) & (before.tens > 0)
-    alarmed: Mask = died | (before.alarm - exact >= ALARM)
-    rested = alarmed | np.isnan(before.alarm) | (exact > before.alarm)
-    alarm = np.where(known & rested, exact, before.alarm).astype(np.float32)
-    return tens, alarm, alarmed
+def _healths(before: Situation, vitals: Floats32, rows: list[int], alarmed: Mask) -> tuple[Small, Floats32]:
+    """(sticky tens, health at the last alarm) after the health of `rows` changed; marks `alarmed`."""
+    tens, alarm = before.tens.copy(), before.alarm.copy()
+    for row, health, most in zip(rows, *vitals[:, rows].tolist(), strict=True):
+        exact = percent(health, most)
+        if exact != exact:
+            continue
+        shown, last = int(tens[row]), float(alarm[row])
+        if not (shown > 0 and exact > 0 and abs(exact - shown) <= HEALTH_BAND):
+            tens[row] = max(10, round(exact / 10) * 10) if exact > 0 else 0  # 0 is dead, nothing else
+        alarmed[row] = (exact <= 0 < shown) or last - exact >= ALARM
+        if alarmed[row] or not last >= exact:
+            alarm[row] = exact
+    return tens, alarm
 
 
 def _combat(before: Longs, fighting: Mask, struck: Mask, tick: int, linger_ms: int) -> tuple[Longs, Mask]:
     """(fighting until, rows that entered or left combat): it lingers after its last sign."""
-    if not (fighting.any() or struck.any() or before.any()):
+    if not (np.count_nonzero(fighting) or np.count_nonzero(struck) or np.count_nonzero(before)):
         return before, np.zeros(len(before), np.bool_)
     lingering = np.where(before == FOREVER, tick + linger_ms, np.where(before > tick, before, 0))
     until = np.where(fighting, FOREVER, np.where(struck, tick + linger_ms, lingering))
     changed: Mask = (until > 0) != (before > 0)
     return until, changed
+
+
+def _distances(xyz: Floats32, places: Floats) -> Floats:
+    """(3, N) and (L, 3) -> (N, L) studs."""
+    dx, dy, dz = (xyz[axis][:, None] - places[:, axis] for axis in range(3))
+    away: Floats = np.sqrt(dx * dx + dy * dy + dz * dz)
+    return away
 
 
 def _places(before: Situation, columns: Columns, roster: Roster) -> tuple[Places, Small]:
@@ -156,7 +162,7 @@ def _places(before: Situation, columns: Columns, roster: Roster) -> tuple[Places
     rows = np.flatnonzero((columns.kinds == NPC) & ~np.isnan(columns.xyz[0]))
     if not len(roster.positions) or not len(rows):
         return place, band
-    away = np.linalg.norm(columns.xyz[:, rows].T[:, None, :].astype(np.float64) - roster.positions[None], axis=2)
+    away = _distances(columns.xyz[:, rows], roster.positions)
     nearest = away.argmin(axis=1)
     every = np.arange(len(rows))
     distance = away[every, nearest]

@@ -15,6 +15,8 @@ MAX_ID = 64
 MAX_NAME = 200
 MAX_TEXT = 200
 MAX_DETAILS = 4096
+# A lastSeen farther in the future than this is nonsense that must not make everybody else look stale.
+CLOCK_SLACK_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,23 +57,22 @@ class Sifted:
     refused: tuple[Refusal, ...]
 
 
-def sift(sent: Sent, stale_after_s: float, path: str = "entities") -> Sifted:
+def sift(sent: Sent, stale_after_s: float, now_s: float, path: str = "entities") -> Sifted:
     """Drop rows that cannot be used and blank fields that are too long.
 
     An entry that was last seen `stale_after_s` before the newest one is gone: the existing game never
-    removes any.
+    removes any. now_s: unix seconds, only to tell a game's clock from nonsense.
     """
     refused: list[Refusal] = []
     sent = _bounded(sent, path, refused)
     drop = _unusable(sent, path, refused)
-    refused_ids = frozenset(entity for row, entity in enumerate(sent.ids) if drop[row] and entity)
-    stale = _stale(sent, stale_after_s)
-    stale_ids = (
-        frozenset(sent.ids[row] for row in np.flatnonzero(stale & ~drop).tolist()) if stale.any() else frozenset()
-    )
+    refused_ids = frozenset(sent.ids[row] for row in np.flatnonzero(drop).tolist() if sent.ids[row])
+    stale = _stale(sent, stale_after_s, now_s)
+    if not np.count_nonzero(stale) and not np.count_nonzero(drop):
+        return Sifted(sent, refused_ids, frozenset(), tuple(refused))
+    stale_ids = frozenset(sent.ids[row] for row in np.flatnonzero(stale & ~drop).tolist())
     drop |= stale
-    if drop.any():
-        sent = take(sent, ~drop)
+    sent = take(sent, ~drop)
     return Sifted(sent, refused_ids - set(sent.ids), stale_ids - set(sent.ids), tuple(refused))
 
 
@@ -91,7 +92,8 @@ def take(sent: Sent, mask: Mask) -> Sent:
 def _unusable(sent: Sent, path: str, refused: list[Refusal]) -> Mask:
     """Rows with a bad or repeated id or coordinates that are no position."""
     drop = np.zeros(len(sent.ids), np.bool_)
-    if len(set(sent.ids)) < len(sent.ids) or not all(0 < len(entity) <= MAX_ID for entity in sent.ids):
+    ids = sent.ids
+    if ids and (len(set(ids)) < len(ids) or "" in ids or max(map(len, ids)) > MAX_ID):
         seen: set[str] = set()
         for row, entity in enumerate(sent.ids):
             reason = "DUPLICATE_ID" if entity in seen else "" if 0 < len(entity) <= MAX_ID else "BAD_ID"
@@ -100,7 +102,7 @@ def _unusable(sent: Sent, path: str, refused: list[Refusal]) -> Mask:
                 refused.append(Refusal(f"{path}[{row}].id", reason))
             seen.add(entity)
     finite = np.isfinite(sent.xyz)
-    if not finite.all():
+    if np.count_nonzero(finite) < finite.size:
         for row in np.flatnonzero(~finite.all(axis=0) & ~np.isnan(sent.xyz).all(axis=0)).tolist():
             axis = "xyz"[int(np.flatnonzero(~finite[:, row])[0])]
             drop[row] = True
@@ -111,7 +113,7 @@ def _unusable(sent: Sent, path: str, refused: list[Refusal]) -> Mask:
 def _bounded(sent: Sent, path: str, refused: list[Refusal]) -> Sent:
     """Blank over-long texts and health that is no number, naming each."""
     vitals = sent.vitals
-    if np.isinf(vitals).any():
+    if np.count_nonzero(np.isinf(vitals)):
         for field, row in np.argwhere(np.isinf(vitals)).tolist():
             refused.append(Refusal(f"{path}[{row}].{'max_health' if field else 'health'}", "NOT_FINITE"))
         vitals = np.where(np.isinf(vitals), np.float32(np.nan), vitals)
@@ -132,9 +134,9 @@ def _bounded(sent: Sent, path: str, refused: list[Refusal]) -> Sent:
     return sent
 
 
-def _stale(sent: Sent, stale_after_s: float) -> Mask:
-    known = sent.last_seen[np.isfinite(sent.last_seen)]
-    if not known.size or known.min() >= known.max() - stale_after_s:
+def _stale(sent: Sent, stale_after_s: float, now_s: float) -> Mask:
+    known = sent.last_seen[sent.last_seen < now_s + CLOCK_SLACK_S]
+    if not len(known):
         return np.zeros(len(sent.ids), np.bool_)
     stale: Mask = sent.last_seen < known.max() - stale_after_s
     return stale

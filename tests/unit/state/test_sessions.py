@@ -195,7 +195,7 @@ class TestReads:
             for step in range(130):
                 await room.snapshot(PAIR if step % 2 else {"pete": (NPC, 0, 0)})
             assert (await room.earshot(after_revision=5)).transitions_gap
-            assert not (await room.earshot(after_revision=120)).transitions_gap
+            assert not (await room.earshot(after_revision=125)).transitions_gap
 
     async def test_list_worlds_in_pages(self) -> None:
         async with running() as room:
