@@ -68,6 +68,9 @@ def erase(draft: Draft, player: str) -> None:
         if utterance.speaker_id == player:
             del draft.open[utterance.id]
             draft.do(Settled(utterance.id, "ERASED", failed=True, turn_id="", replies=()))
+        elif player in utterance.addressed:
+            others = tuple(name for name in utterance.addressed if name != player)
+            draft.change_utterance(utterance.id, addressed=others)
     end(draft, player)
     draft.wishes = {npc: wish for npc, wish in draft.wishes.items() if player not in "\n".join(wish.reasons)}
     for conversation in list(draft.conversations.values()):

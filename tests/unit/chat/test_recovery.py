@@ -71,7 +71,7 @@ async def test_a_killed_owner_loses_nothing_that_was_acknowledged(tmp_path: Path
 async def test_recovery_is_the_replay_of_the_stored_inputs(tmp_path: Path) -> None:
     async with tavern(data=str(tmp_path)) as room:
         room.state.move({"L1": ["mara", "brom", "p1", "p2"]})
-        for number in range(120):
+        for number in range(60):
             speaker = "p1" if number % 2 else "p2"
             await room.say(speaker, f"Mara, number {number}?" if number % 3 else f"Well, {number}.", wait=0)
             await asyncio.sleep(1.2)

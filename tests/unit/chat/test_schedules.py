@@ -14,7 +14,7 @@ from services.chat.rules import Rules
 from tests.unit.chat.schedule import Schedule
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_promises_hold_on_any_schedule(seed: int) -> None:
     schedule = Schedule(seed)
@@ -61,7 +61,7 @@ def test_the_schedules_reach_what_they_are_for() -> None:
     """A harness that never interrupts, merges or fails would prove nothing."""
     seen: set[tuple[str, str]] = set()
     asks = 0
-    for seed in range(40):
+    for seed in range(25):
         schedule = Schedule(seed)
         schedule.run(60)
         asks += schedule.asks
