@@ -17,6 +17,7 @@ import httpx
 from services.demo.api import Api, ApiError
 from services.demo.performance import DemoError, Performance
 from services.demo.summary import Summary
+from services.demo.tavern import WORLD
 
 __all__ = ["DemoError", "Summary", "drive", "main"]
 
@@ -32,20 +33,21 @@ async def drive(
     duration: float | None = None,
     out: TextIO = sys.stdout,
     key: str = "",
+    world: str = WORLD,
     transport: httpx.AsyncBaseTransport | None = None,
     now: Callable[[], float] = time.time,
     boot: str | None = None,
 ) -> Summary:
     """Play the tavern against `base_url` until it is cancelled, for `duration` real seconds or until an NPC replied.
 
-    speed: story seconds per second. boot: names this run; message ids derive from it. Raises DemoError when the server
-    refuses the roster or is away for two minutes.
+    speed: story seconds per second. world: two demos at once need two. boot: names this run; message ids derive from
+    it. Raises DemoError when the server refuses the roster or is away for two minutes.
     """
     if not speed > 0:
         raise DemoError("the speed must be above 0")
     try:
         async with Api(base_url, key=key, transport=transport) as api:
-            performance = Performance(api, seed, speed, out, now, boot or uuid.uuid4().hex)
+            performance = Performance(api, seed, speed, out, now, boot or uuid.uuid4().hex, world)
             return await performance.run(until_first_reply, duration)
     except ApiError as error:
         raise DemoError(str(error)) from None
@@ -63,6 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--for", dest="duration", type=_above_zero, metavar="SECONDS", help="stop after this many seconds"
     )
+    parser.add_argument("--world", default=WORLD, help=f"name of the world; a second demo needs another ({WORLD})")
     parser.add_argument("--until-first-reply", action="store_true", help="stop when an NPC has spoken")
     chosen = parser.parse_args(argv)
     try:
@@ -84,7 +87,7 @@ async def _stoppable(chosen: argparse.Namespace) -> Summary:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     return await drive(
         chosen.url, seed=chosen.seed, speed=chosen.speed, duration=chosen.duration, key=chosen.key,
-        until_first_reply=chosen.until_first_reply, out=sys.stdout,
+        until_first_reply=chosen.until_first_reply, world=chosen.world, out=sys.stdout,
     )  # fmt: skip
 
 

@@ -7,18 +7,16 @@ are read as any client must read them: unknown fields are ignored, missing ones 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import Any
 
 from services.demo.frame import Utterance
 from services.demo.names import Names
 from services.demo.phrases import SILENT_BECAUSE, SPOKE_BECAUSE, action, duration, phrase, words
+from services.demo.telling import Telling, kept
 from services.demo.terminal import Line, Span, clean
 
 Answer = Mapping[str, Any]
-
-# What is remembered of turns and utterances, so that each is told once.
-KEPT: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,46 +63,6 @@ class Synced:
 
 
 Happening = Caption | Applied | Answered | Heard | Trouble | Synced
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """What was counted while telling. Milliseconds to the first sentence are what the server reports per turn."""
-
-    turns: int = 0
-    silences: int = 0
-    unheard: int = 0
-    failures: int = 0
-    runtime_calls: int = 0
-    actions: int = 0
-    # Blocks brought up to date although nobody was about to speak.
-    pushes: int = 0
-    first_sentence_ms: int = 0
-    first_sentences: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Telling:
-    """What the audience already knows."""
-
-    names: Names = field(default_factory=Names)
-    tally: Tally = field(default_factory=Tally)
-    # Turn -> why it was granted. A turn leaves when it is over.
-    turns: Mapping[str, str] = field(default_factory=dict)
-    # Turns that reached a runtime, turns that spoke, told utterances, utterances whose silence was told; newest last.
-    asked: tuple[str, ...] = ()
-    spoke: tuple[str, ...] = ()
-    said: tuple[str, ...] = ()
-    silent: tuple[str, ...] = ()
-    # Silences whose utterance is not told yet.
-    waiting: Mapping[str, str] = field(default_factory=dict)
-    # Turn of the sentence told last, "" after anything else: its next sentence needs no name.
-    speaking: str = ""
-    refused: tuple[str, ...] = ()
-    # NPC -> (block writes, turns) as last read; None = never read.
-    synced: Mapping[str, tuple[int, int]] | None = None
-
-
 Told = tuple[Telling, tuple[Line, ...]]
 
 
@@ -165,7 +123,7 @@ def _applied(telling: Telling, at: float, answer: Answer) -> Told:
     for refusal in _dicts(answer.get("refused")):
         text = f"{clean(refusal.get('path'))}: {words(refusal.get('reason'))}"
         if text not in telling.refused:
-            telling = replace(telling, refused=_kept(telling.refused, text))
+            telling = replace(telling, refused=kept(telling.refused, text))
             lines.append(Line(at, Span("! refused", "trouble"), (Span(text),)))
     return replace(telling, speaking="" if lines else telling.speaking), tuple(lines)
 
@@ -217,7 +175,7 @@ def _synced(telling: Telling, at: float, answer: Answer) -> Told:
         if before is not None and writes > wrote and turns == turned:
             text = f" now holds revision {_number(status.get('confirmed_revision'))} · written at once"
             lines.append(Line(at, Span("↻ refreshed", "dim"), (telling.names.who(npc), Span(text, "dim"))))
-    telling = _count(replace(telling, synced=now), pushes=len(lines))
+    telling = replace(telling, synced=now).count(pushes=len(lines))
     return replace(telling, speaking="" if lines else telling.speaking), tuple(lines)
 
 
@@ -228,10 +186,10 @@ def _answered(telling: Telling, at: float, utterance: Utterance, answer: Answer)
     id = answer.get("utterance_id")
     match answer.get("outcome"):
         case "unheard":
-            telling = _count(telling, unheard=1)
+            telling = telling.count(unheard=1)
             lines: list[Line] = []
             if id not in telling.said:
-                telling = _remember_said(telling, id)
+                telling = telling.hear(clean(id))
                 lines.append(_speech(telling, at, utterance.speaker_id, utterance.speaker_name, utterance.text))
             lines.append(Line(at, Span("○ unheard", "silence"), (Span("no NPC is within earshot", "dim"),)))
             return replace(telling, speaking=""), tuple(lines)
@@ -239,8 +197,7 @@ def _answered(telling: Telling, at: float, utterance: Utterance, answer: Answer)
             reason = answer.get("reason")
             if id in telling.said:
                 return _silence(telling, at, id, reason, None)
-            waiting = {**telling.waiting, id: reason if isinstance(reason, str) else ""}
-            return replace(telling, waiting=dict(list(waiting.items())[-KEPT:])), ()
+            return telling.wait(id, reason if isinstance(reason, str) else ""), ()
         case "failed":
             # A turn that failed is an event too, and told there with the NPC's name.
             return telling, ()
@@ -251,7 +208,7 @@ def _silence(telling: Telling, at: float, id: str, reason: object, npc: Span | N
     """Tell once per utterance why nobody speaks: the answer and the event may come in any order."""
     if id and id in telling.silent:
         return telling, ()
-    telling = _count(replace(telling, silent=_kept(telling.silent, id)) if id else telling, silences=1)
+    telling = replace(telling, silent=kept(telling.silent, id) if id else telling.silent).count(silences=1)
     because = phrase(SILENT_BECAUSE, reason) or "nobody speaks"
     spans = (npc, Span(f" {because}", "dim")) if npc is not None else (Span(because, "dim"),)
     return _line(telling, at, Span("○ silence", "silence"), *spans)
@@ -269,7 +226,7 @@ def _heard(telling: Telling, at: float, event: Answer) -> Told:
         case "action":
             npc = telling.names.who(event.get("npc_id"))
             data = event.get("data")
-            telling = _count(telling, actions=1)
+            telling = telling.count(actions=1)
             return _line(telling, at, Span("★ action", "action"), npc, Span(f" {action(event.get('action'), data)}"))
         case "membership":
             names = telling.names
@@ -287,7 +244,7 @@ def _utterance(telling: Telling, at: float, event: Answer) -> Told:
     if not isinstance(turn, str) or not turn:
         return _said(telling, at, speaker, text, clean(id))
     going_on = telling.speaking == turn
-    telling = replace(_asked(telling, turn), speaking=turn, spoke=_kept(telling.spoke, turn))
+    telling = telling.speak(turn)
     line = _speech(telling, at, speaker.get("id"), speaker.get("name"), text)
     return telling, (Line(at, Span(""), line.spans) if going_on else line,)
 
@@ -298,7 +255,7 @@ def _said(telling: Telling, at: float, speaker: Answer, text: str, id: str) -> T
         return telling, ()
     waiting = dict(telling.waiting)
     reason = waiting.pop(id, None)
-    telling = replace(_remember_said(telling, id), speaking="", waiting=waiting)
+    telling = replace(telling.hear(id), speaking="", waiting=waiting)
     told = (_speech(telling, at, speaker.get("id"), speaker.get("name"), text),)
     if reason is None:
         return telling, told
@@ -312,29 +269,31 @@ def _turn(telling: Telling, at: float, event: Answer) -> Told:
     if phase == "silent":
         return _silence(telling, at, cause or turn, reason, None)
     if phase == "started":
-        telling = _asked(telling, turn)
+        telling = telling.ask(turn)
         if _number(event.get("revision_seen")):
             telling, lines = _refreshed(telling, at, npc, event, clean(reason))
-            return replace(telling, turns=_newest({**telling.turns, turn: ""})), lines
-        return replace(telling, turns=_newest({**telling.turns, turn: clean(reason) or "TURN"})), ()
+            return telling.start(turn, ""), lines
+        return telling.start(turn, clean(reason) or "TURN"), ()
     # None: never heard of; "": told when it started.
     why = telling.turns.get(turn)
-    telling = replace(telling, turns={id: was for id, was in telling.turns.items() if id != turn})
+    telling = telling.end(turn)
     match phase:
         case "ended":
-            telling = _first_sentence(_count(_asked(telling, turn), turns=1), event)
+            telling = telling.ask(turn).count(turns=1)
+            if turn in telling.spoke:
+                telling = telling.count(first_sentence_ms=_number(event.get("first_sentence_ms")), first_sentences=1)
             return (telling, ()) if why == "" else _refreshed(telling, at, npc, event, why or clean(reason))
         case "declined" if why == "DECIDE":
             # It was asked whether to act, without a word said: that it does not is no news.
-            return _asked(telling, turn), ()
+            return telling.ask(turn), ()
         case "declined":
-            return _silence(_asked(telling, turn), at, turn, reason or "PASSED", npc)
+            return _silence(telling.ask(turn), at, turn, reason or "PASSED", npc)
         case "cancelled":
             because = phrase(SILENT_BECAUSE, reason)
             return _line(telling, at, Span("○ stopped", "silence"), npc, Span(f" stops: {because}", "dim"))
         case "failed":
             because = phrase(SILENT_BECAUSE, reason)
-            telling = _count(telling, failures=1)
+            telling = telling.count(failures=1)
             return _line(telling, at, Span("! failed", "trouble"), npc, Span(f" could not answer: {because}"))
     return telling, ()
 
@@ -375,33 +334,3 @@ def _ids(value: object) -> list[str]:
 
 def _number(value: object) -> int:
     return int(value) if isinstance(value, int | float) and value == value and abs(value) < 1e15 else 0
-
-
-def _newest(turns: dict[str, str]) -> dict[str, str]:
-    return dict(list(turns.items())[-KEPT:])
-
-
-def _count(telling: Telling, **more: int) -> Telling:
-    tally = telling.tally
-    return replace(telling, tally=replace(tally, **{name: getattr(tally, name) + n for name, n in more.items()}))
-
-
-def _asked(telling: Telling, turn: str) -> Telling:
-    """Count a turn that reached a runtime, once."""
-    if not turn or turn in telling.asked:
-        return telling
-    return _count(replace(telling, asked=_kept(telling.asked, turn)), runtime_calls=1)
-
-
-def _kept(ids: tuple[str, ...], id: str) -> tuple[str, ...]:
-    return ids if id in ids else (*ids[1 - KEPT :], id)
-
-
-def _first_sentence(telling: Telling, event: Answer) -> Telling:
-    if clean(event.get("turn_id")) not in telling.spoke:
-        return telling
-    return _count(telling, first_sentence_ms=_number(event.get("first_sentence_ms")), first_sentences=1)
-
-
-def _remember_said(telling: Telling, id: object) -> Telling:
-    return replace(telling, said=_kept(telling.said, id)) if isinstance(id, str) and id else telling

@@ -23,7 +23,6 @@ from services.demo.narrator import (
     Happening,
     Heard,
     Synced,
-    Telling,
     Trouble,
     begin,
     gathered,
@@ -32,6 +31,7 @@ from services.demo.narrator import (
 from services.demo.orders import read_order
 from services.demo.scenario import Run, play
 from services.demo.summary import Summary
+from services.demo.telling import Telling, kept
 from services.demo.terminal import look_of, paint
 
 # Messages on their way at once; a player's line beyond that is dropped and counted.
@@ -64,8 +64,11 @@ class _Finished(Exception):
 class Performance:
     """One run of the tavern against one server. `out` gets every line as it happens."""
 
-    def __init__(self, api: Api, seed: int, speed: float, out: TextIO, now: Callable[[], float], boot: str) -> None:
+    def __init__(
+        self, api: Api, seed: int, speed: float, out: TextIO, now: Callable[[], float], boot: str, world: str
+    ) -> None:
         self._api, self._speed, self._out, self._now, self._boot = api, speed, out, now, boot
+        self._world = world
         self._look = look_of(out)
         self._play: Run = play("tavern", seed)
         self._telling: Telling = begin(self._play.scenario.roster)
@@ -164,7 +167,7 @@ class Performance:
     async def _show(self, step: Step) -> None:
         for caption in step.captions:
             self._tell(Caption(caption))
-        body = full(step, started=self._wall)
+        body = {**full(step, started=self._wall), "world": self._world}
         try:
             answer = await self._patiently("snapshot", lambda: self._api.post_snapshot(body))
         except Refused as error:
@@ -223,6 +226,8 @@ class Performance:
                 raise _Finished(error) from None
             if page.resync:
                 self._tell(Trouble("some events are gone; the story goes on from here"))
+                # The end of an open turn may be among them.
+                self._telling = replace(self._telling, turns={})
             cursor = page.cursor
             for event in gathered(page.events):
                 self._tell(Heard(event))
@@ -274,10 +279,6 @@ class Performance:
 
     # -- telling ---------------------------------------------------------------------------------------------------
 
-    @property
-    def _world(self) -> str:
-        return self._play.scenario.stages[0].world
-
     def _story_now(self) -> float:
         """Seconds of the story, never past the next step: while the server is away the story stands still."""
         passed = (self._loop.time() - self._began) * self._speed
@@ -290,7 +291,7 @@ class Performance:
 
     def _tell_once(self, text: str) -> None:
         if text not in self._telling.refused:
-            self._telling = replace(self._telling, refused=(*self._telling.refused[-32:], text))
+            self._telling = replace(self._telling, refused=kept(self._telling.refused, text))
             self._tell(Trouble(text))
 
     def _print(self, text: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.demo.narrator import Tally
+from services.demo.telling import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,8 @@ class Summary:
             ("turns", f"{tally.turns} spoken" + (f", {tally.failures} failed" if tally.failures else "")),
             ("silences", f"{tally.silences}" + (f", {tally.unheard} unheard" if tally.unheard else "")),
             ("runtime calls", f"{tally.runtime_calls}"),
-            ("first sentence", "none" if mean is None else f"after {mean:.0f} ms on average"),
+            ("first reply", "none" if self.first_reply_s is None else f"after {self.first_reply_s:.1f} s"),
+            ("first sentence", "none" if mean is None else f"{mean:.0f} ms into a turn on average"),
             ("refreshed", f"{tally.turns} times before a turn, {tally.pushes} times at once"),
             ("actions", f"{tally.actions}"),
             ("world", f"{self.snapshots} snapshots in {self.seconds:.0f} s"),

@@ -36,6 +36,7 @@ class FakeEarshot(httpx.AsyncBaseTransport):
         self.messages: list[Body] = []
         self.log: list[Body] = []
         self.sync: list[Body] = []
+        self.worlds_asked: set[str] = set()
         self.in_flight: dict[str, int] = {}
         self.most: dict[str, int] = {}
         self._clusters: dict[str, frozenset[str]] = {}
@@ -131,6 +132,7 @@ class FakeEarshot(httpx.AsyncBaseTransport):
     async def _events(self, request: Request) -> Response:
         if fault := self._fault(request):
             return fault
+        self.worlds_asked.add(request.query_params["world"])
         if "cursor" not in request.query_params:
             return JSONResponse({"events": [], "cursor": len(self.log)})
         cursor, hold = int(request.query_params["cursor"]), float(request.query_params.get("hold", 0))
@@ -144,6 +146,7 @@ class FakeEarshot(httpx.AsyncBaseTransport):
         return JSONResponse({"events": events, "cursor": cursor + len(events)})
 
     async def _world(self, request: Request) -> Response:
+        self.worlds_asked.add(request.path_params["world"])
         return JSONResponse({"id": request.path_params["world"], "sync": {"npcs": self.sync, "runtimes": []}})
 
     def _regroup(self) -> list[Body]:

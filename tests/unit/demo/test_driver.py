@@ -73,6 +73,14 @@ async def test_the_same_seed_tells_the_same_evening_and_another_seed_another() -
     assert one != other
 
 
+async def test_two_demos_live_in_two_worlds() -> None:
+    earshot = FakeEarshot()
+    await told(earshot, world="tavern-2")
+    sent = [body for _, body in earshot.snapshots] + earshot.messages
+    assert {body["world"] for body in sent} == {"tavern-2"}
+    assert earshot.worlds_asked == {"tavern-2"}
+
+
 async def test_speed_shortens_the_evening() -> None:
     earshot = FakeEarshot(think_s=0.01)
     summary, _ = await told(earshot, speed=10.0, duration=4.5)

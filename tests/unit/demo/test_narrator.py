@@ -10,19 +10,18 @@ from hypothesis import strategies as st
 
 from services.demo.frame import Utterance
 from services.demo.narrator import (
-    KEPT,
     Answered,
     Applied,
     Caption,
     Happening,
     Heard,
     Synced,
-    Telling,
     Trouble,
     begin,
     gathered,
     tell,
 )
+from services.demo.telling import KEPT, Telling
 from services.demo.terminal import PLAIN, Look, paint
 
 ROSTER = {
