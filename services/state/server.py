@@ -46,6 +46,7 @@ async def bind(app: App) -> None:
     app.add(state_pb2_grpc.add_StateServiceServicer_to_server, servicer, SERVICE)
     for world in worlds:
         agenda.add(world.ref, tick)
+    app.calls("cluster")
     app.worker("state.assigner", assigner.run)
     app.worker("state.rosters", rosters.run)
     app.worker("state.time", lambda: keep_time(agenda, intake, clock))

@@ -12,7 +12,6 @@ from services.common.clock import Clock
 from services.common.errors import BadInput, EarshotError, NotFound, to_status
 from services.common.logs import get_logger
 from services.common.settings import Settings
-from services.state import answers, wire
 from services.state.change import Change, Lane, heard
 from services.state.columns import NPC
 from services.state.context import context_of, entity_of
@@ -23,6 +22,7 @@ from services.state.observation import Observed
 from services.state.rosters import Rosters
 from services.state.store import StateStore
 from services.state.stream import IngestStream
+from services.state.wire import answers, requests
 from services.state.world import World
 from services.state.worlds import Worlds
 
@@ -82,7 +82,7 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
     async def _snapshot(self, item: state_pb2.SnapshotItem) -> state_pb2.SnapshotResult:
         ref = _ref(item.world)
         world = self._worlds.get(ref)
-        snapshot = wire.snapshot_of(
+        snapshot = requests.snapshot_of(
             item,
             self._worlds.roster(ref[0]),
             world.document.observed if world else Observed(),
@@ -100,7 +100,7 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
     ) -> state_pb2.ReportObservationsResponse:
         if len(request.observations) > MAX_OBSERVATIONS:
             raise BadInput("too many observations in one call", reason="TOO_MANY_OBSERVATIONS")
-        observations, refused = wire.observations_of(request.observations)
+        observations, refused = requests.observations_of(request.observations)
         revision, more = await self._intake.observe(_ref(request.world), observations)
         return state_pb2.ReportObservationsResponse(revision=revision, refused=answers.refusals((*refused, *more)))
 
@@ -238,9 +238,9 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
     ) -> state_pb2.ImportRosterResponse:
         change = await self._rosters.bring_in(
             _tenant(request.tenant),
-            [wire.profile_of(message) for message in request.npcs],
-            [wire.location_of(message) for message in request.locations],
-            [wire.player_of(message) for message in request.players],
+            [requests.profile_of(message) for message in request.npcs],
+            [requests.location_of(message) for message in request.locations],
+            [requests.player_of(message) for message in request.players],
             replace_locations=request.replace_locations,
         )
         roster = change.roster
@@ -302,7 +302,7 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
             raise BadInput("player_id is missing", reason="BAD_ID")
         worlds = await self._intake.erase(tenant, request.player_id)
         stored = await self._rosters.erase_player(tenant, request.player_id)
-        await self._store.flush()
+        await self._store.purge()
         return state_pb2.ErasePlayerResponse(
             receipts=[
                 type_pb2.ErasureReceipt(store="state.worlds", removed=worlds),

@@ -217,9 +217,9 @@ class StateStore:
 
         await self._database.write(work, fence=self._database.ownership.fence(tenant, ""))
 
-    async def flush(self) -> None:
-        """Wait until everything written so far is committed and synced."""
-        await self._database.flush()
+    async def purge(self) -> None:
+        """Leave nothing of what was deleted in the file or its log. Raises Unavailable (STORE_BUSY)."""
+        await self._database.purge()
 
 
 def _put(connection: sqlite3.Connection, ref: Ref, life: int, behind: _Behind) -> None:

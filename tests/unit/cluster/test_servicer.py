@@ -22,7 +22,7 @@ from tests.fakes import virtual_time
 
 
 def stub() -> cluster_pb2_grpc.ClusterServiceAsyncStub:
-    server = InProcessServer([RoomInterceptor(Metrics())])
+    server: Any = InProcessServer([RoomInterceptor(Metrics())])
     cluster_pb2_grpc.add_ClusterServiceServicer_to_server(ClusterServicer(components_in_python), server)
     channel: Any = server.channel()
     room: cluster_pb2_grpc.ClusterServiceAsyncStub = cluster_pb2_grpc.ClusterServiceStub(channel)

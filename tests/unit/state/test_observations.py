@@ -230,6 +230,12 @@ class TestGroups:
             await room.snapshot({"pete": (NPC, 0, 0), "ann": (PLAYER, 90, 0)}, groups=[group])
             assert clusters(await room.earshot()) == []
 
+    async def test_members_without_entry_or_position_are_together_all_the_same(self) -> None:
+        async with running() as room:
+            group = state_pb2.GroupReport(member_ids=["pete", "eve"], positions=columns({"eve": (PLAYER,)}))
+            await room.snapshot({"pete": (NPC, 0, 0)}, groups=[group])
+            assert clusters(await room.earshot()) == [{"eve", "pete"}]
+
     async def test_bad_positions_are_named(self) -> None:
         async with running() as room:
             group = state_pb2.GroupReport(positions=columns({"eve": (PLAYER, float("inf"), 0)}))

@@ -195,6 +195,7 @@ async def test_erasing_a_player_leaves_nothing_of_them(tmp_path: Path) -> None:
             await describe(room, PLAYER_ID),
         )  # fmt: skip
         assert PLAYER_ID not in str(everything)
+        for file in tmp_path.iterdir():  # while the room runs: the write-ahead log too
+            assert PLAYER_ID.encode() not in file.read_bytes(), file.name
         again = await room.stub.ErasePlayer(request, timeout=5)
         assert [r.removed for r in again.receipts] == [0, 0]
-    assert PLAYER_ID.encode() not in (tmp_path / "state.db").read_bytes()

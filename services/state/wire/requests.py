@@ -201,12 +201,18 @@ def _grouped(
             elif np.isnan(xyz[0, row_of[entity]]):
                 xyz[:, row_of[entity]] = rows.sent.xyz[:, row]
         members = list(dict.fromkeys(map(rename, group.member_ids)))
-        lacking = [m for m in members if m not in extra and (m not in row_of or np.isnan(xyz[0, row_of[m]]))]
+        lacking = [m for m in members if not _placed(m, xyz, row_of, extra)]
         if lacking and len(members) > 1:
             anchor = next((m for m in members if m not in lacking), lacking[0])
             pairs += [(anchor, member) for member in lacking if member != anchor]
     sent = replace(sent, xyz=xyz)
     return cols.joined(sent, extra.values()), tuple(pairs)
+
+
+def _placed(member: str, xyz: cols.Floats32, row_of: dict[str, int], extra: dict[str, Sent]) -> bool:
+    if member in row_of:
+        return not np.isnan(xyz[0, row_of[member]])
+    return member in extra and not np.isnan(extra[member].xyz[0, 0])
 
 
 def events_of(
