@@ -16,7 +16,6 @@ from services.common.errors import Unavailable
 from services.common.logs import get_logger
 from services.sync.agent import SUSPECT_S, AgentRecord
 from services.sync.blocks import Desired
-from services.sync.crew import Crew
 from services.sync.endpoint import Endpoint
 from services.sync.runtimes.port import (
     AgentSpec,
@@ -64,15 +63,16 @@ class Embodiment:
         record: AgentRecord,
         endpoint: Endpoint,
         store: SyncStore,
-        crew: Crew,
         now_ms: Callable[[], int],
+        *,
+        known: bool = False,
     ) -> None:
         self.record = record
         self.endpoint = endpoint
         self.wrote_at: float | None = None
-        self.known = bool(record.agent_id)
+        # Stored: an attempt to make it began at least.
+        self.known = known
         self._store = store
-        self._crew = crew
         self._now_ms = now_ms
         self._making = asyncio.Lock()
         self._turn = asyncio.Lock()

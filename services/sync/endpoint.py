@@ -11,6 +11,7 @@ from typing import Literal, TypeVar
 from services.common.telemetry import Metrics
 from services.sync.breaker import Breaker, Ticket
 from services.sync.gate import Gate
+from services.sync.runtimes.pace import paced
 from services.sync.runtimes.port import (
     Capabilities,
     Delta,
@@ -25,6 +26,8 @@ from services.sync.runtimes.port import (
 from services.sync.schedule import Lane
 
 T = TypeVar("T")
+# A runtime keeps its own time; one that does not is stopped so much later.
+GRACE_S = 0.25
 # How long an endpoint rests after a 429 that does not say.
 REST_S = 1.0
 
@@ -82,8 +85,7 @@ class Endpoint:
             ended = False
             try:
                 left = max(deadline - started, 0.001)
-                # The runtime keeps its own time; this is for one that does not.
-                async with asyncio.timeout(left + 0.25):
+                async with asyncio.timeout(left + GRACE_S):
                     result = await step(left)
                 ended = True
                 return result
@@ -107,7 +109,9 @@ class Endpoint:
             fault: RuntimeFault | None = None
             ended = False
             try:
-                async with aclosing(begin(max(deadline - started, 0.001))) as deltas:  # type: ignore[type-var]  # adapters give generators
+                left = max(deadline - started, 0.001)
+                deltas = paced(begin(left), left + GRACE_S)
+                async with aclosing(deltas):
                     async for delta in deltas:
                         if isinstance(delta, UsageDelta):
                             self._count(delta)

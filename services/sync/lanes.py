@@ -40,10 +40,10 @@ class Lanes(Generic[K]):
     def drop(self, key: K) -> None:
         self._places.pop(key, None)
 
-    def next_due(self) -> float | None:
-        """The earliest due time of all; None when empty."""
-        heads = [heap[0][0] for lane, heap in self._heaps.items() if self._fresh(lane)]
-        return min(heads, default=None)
+    def next_due(self, *, high_only: bool = False) -> float | None:
+        """The earliest due time; None when nothing waits."""
+        lanes = (Lane.HIGH,) if high_only else tuple(Lane)
+        return min((self._heaps[lane][0][0] for lane in lanes if self._fresh(lane)), default=None)
 
     def pop(self, now: float, *, high_only: bool = False) -> tuple[K, Lane] | None:
         """A key that is due, removed; None when none is. high_only: room is kept for the high lane."""

@@ -56,6 +56,7 @@ class Preparation:
     tools: tuple[ToolSpec, ...]
     progress: Progress
     _began: float = field(default=0.0, init=False)
+    _relaxed: bool = field(default=False, init=False)
 
     async def prepare(self) -> Prepared:
         """Raises RuntimeFault when this runtime cannot be asked, AgentBusy when the agent cannot."""
@@ -65,16 +66,17 @@ class Preparation:
             await agent.settle(self._left())
         await self.reconciler.drop_notes(self.entry, ask.generation)
         desired = self.reconciler.render(self.entry, self.context, agent, ask.generation)
+        self._relaxed = self._fresh_enough()
         with self.reconciler.metrics.stage("write"):
             made = await self.reconciler.ensure(agent, self.context, desired, lane=Lane.HIGH, timeout=self._left())
             await agent.begin_generation(ask.generation, timeout=self._left())
-            labels = () if made or self._fresh_enough() else await self._write(desired)
+            labels = () if made or self._relaxed else await self._write(desired)
         # What the agent does not surely hold, or what a late write could still change, goes with the turn.
         suspects = set(agent.suspects())
-        unsure = {block.label for block in agent.record.missing(desired)} if not self._fresh_enough() else set()
+        unsure = set() if self._relaxed else {block.label for block in agent.record.missing(desired)}
         inlined = tuple(block for block in desired.blocks if block.label in unsure | suspects)
-        if not unsure and self.entry.agent is agent:
-            self.entry.confirmed(desired)
+        if not unsure and not self._relaxed and self.entry.agent is agent:
+            self.reconciler.confirm(self.entry, desired)
         return self._prepared(desired, inlined, tuple(b.label for b in desired.blocks) if made else labels)
 
     async def _write(self, desired: Desired) -> tuple[str, ...]:
@@ -116,7 +118,7 @@ class Preparation:
     def _started(self, desired: Desired, inlined: tuple[Block, ...], written: tuple[str, ...]) -> Started:
         record = self.agent.record
         revision, age_ms = desired.revision, desired.age_ms
-        if self._fresh_enough():
+        if self._relaxed:
             revision = min(desired.revision, record.revision(tuple(block.label for block in desired.blocks)))
             age_ms = max(self.reconciler.clock.now_ms() - self.entry.confirmed_ms, 0)
         states = tuple(

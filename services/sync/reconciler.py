@@ -84,7 +84,7 @@ class Reconciler:
             if endpoint is None:
                 continue  # not configured now; its agents wait for the day that it is again
             entry = self.entry(record.key)
-            entry.agents[record.runtime] = self._embodiment(record, endpoint)
+            entry.agents[record.runtime] = self._embodiment(record, endpoint, known=True)
             entry.primary = entry.primary or record.runtime
             entry.confirmed_revision = record.revision(tuple(record.blocks))
         for intent in self.store.load_open_turns():
@@ -97,8 +97,8 @@ class Reconciler:
         for deletion in self.store.load_deletions():
             self.deletions.put_nowait(deletion)
 
-    def _embodiment(self, record: AgentRecord, endpoint: Endpoint) -> Embodiment:
-        return Embodiment(record, endpoint, self.store, self.crew, self.clock.now_ms)
+    def _embodiment(self, record: AgentRecord, endpoint: Endpoint, *, known: bool = False) -> Embodiment:
+        return Embodiment(record, endpoint, self.store, self.clock.now_ms, known=known)
 
     def entry(self, key: Key) -> Entry:
         return self.entries.setdefault(key, Entry(key))
@@ -154,13 +154,18 @@ class Reconciler:
             self._serve()
             for lane in Lane:
                 self.metrics.sync_pending.labels(lane.name.lower()).set(self._lanes.count(lane))
-            due = self._lanes.next_due() if self._in_flight < self.settings.runtime_concurrency + RESERVE else None
-            wait = None if due is None else max(due - _now(), 0.0)
+            wait = self._idle_for()
             try:
                 async with asyncio.timeout(wait):
                     await self._wake.wait()
             except TimeoutError:
                 continue
+
+    def _idle_for(self) -> float | None:
+        """Seconds until something can be served; None = until something changes (a slot that gets free does)."""
+        free = self.settings.runtime_concurrency - self._in_flight
+        due = self._lanes.next_due(high_only=free <= 0) if free > -RESERVE else None
+        return None if due is None else max(due - _now(), 0.0)
 
     def _serve(self) -> None:
         most = self.settings.runtime_concurrency
@@ -229,7 +234,7 @@ class Reconciler:
         )
         if written.fault is not None:
             raise written.fault
-        entry.confirmed(desired)
+        self.confirm(entry, desired)
         return Outcome(desired, agent, written.labels)
 
     async def current(self, entry: Entry, min_revision: int, timeout: float) -> Context:
@@ -248,6 +253,11 @@ class Reconciler:
         for agent in entry.agents.values():
             agent.record = agent.record.rewound()
         return context
+
+    def confirm(self, entry: Entry, desired: Desired) -> None:
+        """The preferred agent holds `desired`."""
+        entry.confirmed(desired)
+        self.schedule(entry)
 
     # -- what turns use too ----------------------------------------------------------------------------------------
 

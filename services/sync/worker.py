@@ -86,17 +86,23 @@ class Deletions:
                 heapq.heappush(self._waiting, (again, tries + 1, deletion))
 
     async def delete(self, deletion: Deletion) -> int:
-        """Delete the agent (or whatever carries the tag of one that was never confirmed); how many there were."""
+        """Delete the agent and whatever else carries its tag (a creation that timed out may have landed late).
+
+        Answers how many there were.
+        """
         endpoint = self._endpoints.get(deletion.runtime)
         if endpoint is None:
             raise RuntimeFault("this runtime is not configured now")
         runtime, tag = endpoint.runtime, tag_of(deletion.key)
-        doomed = [deletion.agent_id]
-        if not deletion.agent_id:
-            found = await endpoint.call("find", lambda t: runtime.find_agents(tag, t), lane=Lane.LOW, timeout=DELETE_S)
-            doomed = [agent_id for agent_id in found if agent_id not in self._mapped(deletion)]
-        for agent_id in doomed:
-            await self._delete_one(endpoint, agent_id, tag)
+        doomed = [deletion.agent_id] if deletion.agent_id else []
+        if doomed:
+            await self._delete_one(endpoint, deletion.agent_id, tag)
+        found = await endpoint.call("find", lambda t: runtime.find_agents(tag, t), lane=Lane.LOW, timeout=DELETE_S)
+        mapped = self._mapped(deletion)
+        for agent_id in found:
+            if agent_id not in mapped and agent_id not in doomed:
+                await self._delete_one(endpoint, agent_id, tag)
+                doomed.append(agent_id)
         await self._reconciler.store.deleted(deletion)
         return len(doomed)
 

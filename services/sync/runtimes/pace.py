@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ async def within(step: Awaitable[T], timeout: float) -> T:
         raise TimedOut("no answer in time") from error
 
 
-async def paced(stream: AsyncIterator[T], timeout: float) -> AsyncIterator[T]:
+async def paced(stream: AsyncIterator[T], timeout: float) -> AsyncGenerator[T, None]:
     """The items of `stream`, all within `timeout` seconds from now. Raises TimedOut; closes the stream in any case."""
     deadline = asyncio.get_running_loop().time() + timeout
     # Generators are what adapters pass; a plain iterator has nothing to close.
