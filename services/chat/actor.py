@@ -229,7 +229,7 @@ class WorldActor:
             _explained(append, step)
             _remember(append, entry, step, now)
             steps.append((entry, step))
-            must_store = must_store or isinstance(item, PlayerErased)
+            must_store = must_store or isinstance(item, PlayerErased | Loaded)
         if must_store or self._number + len(append.inputs) - self._checkpoint >= CHECKPOINT_INPUTS:
             append.checkpoint = (self._number + len(append.inputs), reducer.encode(world))
         return steps, world, append

@@ -65,6 +65,7 @@ async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> 
             raise
 
     app.worker("chat.worlds", live)
+    app.worker("chat.recover", worlds.recover)
     app.worker("chat.watch", worlds.watch)
     app.worker("chat.erasures", eraser.run)
     app.worker("chat.retention", retention.run)

@@ -169,12 +169,7 @@ class ChatStore:
 
     def known(self, world: World) -> bool:
         """Whether anything of the world is stored."""
-        rows = self._database.read(
-            "SELECT 1 FROM inputs WHERE tenant=? AND world=? UNION ALL SELECT 1 FROM worlds WHERE tenant=? AND world=?"
-            " LIMIT 1",
-            (*world, *world),
-        )
-        return bool(rows)
+        return bool(self._database.read("SELECT 1 FROM worlds WHERE tenant=? AND world=?", world))
 
     def explained(self, world: World, turn_id: str) -> Explained | None:
         """Why a turn came about."""
@@ -194,14 +189,10 @@ class ChatStore:
     # -- retention and erasure -----------------------------------------------------------------------------------------
 
     def worlds(self, tenant: str | None = None) -> list[World]:
-        """Every world of which anything is stored."""
-        where, parameters = ("", ()) if tenant is None else (" WHERE tenant=?", (tenant, tenant))
-        return list(
-            self._database.read(
-                f"SELECT DISTINCT tenant, world FROM events{where} UNION SELECT tenant, world FROM worlds{where}",
-                parameters,
-            )
-        )
+        """Every world of which anything is stored (each has a checkpoint from the moment it is first loaded)."""
+        if tenant is None:
+            return list(self._database.read("SELECT tenant, world FROM worlds"))
+        return list(self._database.read("SELECT tenant, world FROM worlds WHERE tenant=?", (tenant,)))
 
     async def trim(self, world: World, before_ms: int, keep: int) -> int:
         """Drop entries older than a time or beyond the newest `keep`; the newest always stays. Answers how many."""

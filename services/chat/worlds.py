@@ -24,6 +24,8 @@ from services.common.logs import get_logger
 OBSERVE_S = 2.0
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
+# Worlds silent for longer than this are loaded when somebody asks for them.
+RECOVER_MS = 900_000
 
 _log = get_logger("chat")
 
@@ -127,6 +129,14 @@ class Worlds:
         except grpc.aio.AioRpcError as error:
             present = error.code() is not grpc.StatusCode.NOT_FOUND
         await actor.feed(PlayerLocated(0, player_id, present))
+
+    async def recover(self) -> None:
+        """Take up the worlds that were in use a short while ago: their open turns end now, not with the next caller."""
+        since = self._tools.clock.now_ms() - RECOVER_MS
+        for world in self._tools.store.worlds():
+            last = self._tools.store.newest(world, 1)
+            if last and last[0].at_ms >= since:
+                await self.get(world)
 
     async def watch(self) -> None:
         """Follow state's doorbell for ever: clusters that change are told before anybody speaks in them."""

@@ -14,7 +14,7 @@ from services.chat.rules import Rules
 from tests.unit.chat.schedule import Schedule
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_promises_hold_on_any_schedule(seed: int) -> None:
     schedule = Schedule(seed)
@@ -22,7 +22,7 @@ def test_promises_hold_on_any_schedule(seed: int) -> None:
     assert list(schedule.promises()) == []
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32))
 def test_replaying_the_input_log_gives_the_same_bytes(seed: int) -> None:
     schedule = Schedule(seed)
@@ -39,7 +39,7 @@ def test_replaying_the_input_log_gives_the_same_bytes(seed: int) -> None:
     assert reducer.encode(rest) == reducer.encode(world)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 2**32), npc_to_npc=st.booleans())
 def test_npcs_that_always_reply_and_name_each_other_come_to_an_end(seed: int, npc_to_npc: bool) -> None:
     rules = Rules(tau=0.0, tau_silence=0.0, soft_margin=0.0, npc_to_npc=npc_to_npc)
@@ -51,7 +51,7 @@ def test_npcs_that_always_reply_and_name_each_other_come_to_an_end(seed: int, np
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_worker_is_held_for_its_turn(workers: int) -> None:
     rules = Rules(urgent_workers=workers, conversation_workers=0, tau=0.0)
-    for seed in range(15):
+    for seed in range(8):
         schedule = Schedule(seed, rules=rules)
         schedule.run(40)
         assert list(schedule.promises()) == []
@@ -61,7 +61,7 @@ def test_the_schedules_reach_what_they_are_for() -> None:
     """A harness that never interrupts, merges or fails would prove nothing."""
     seen: set[tuple[str, str]] = set()
     asks = 0
-    for seed in range(25):
+    for seed in range(20):
         schedule = Schedule(seed)
         schedule.run(60)
         asks += schedule.asks
