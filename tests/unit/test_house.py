@@ -80,7 +80,8 @@ def modules(files: Tree, *folders: str) -> Iterator[tuple[str, str]]:
             yield path, text
 
 
-def imported(source: str, path: str) -> set[str]:
+@cache
+def imported(source: str, path: str) -> frozenset[str]:
     """Absolute names of what a module imports anywhere in it; `from a import b` gives a.b as well as a."""
     package = PurePosixPath(path).with_suffix("").parts[:-1]
     names: set[str] = set()
@@ -91,23 +92,35 @@ def imported(source: str, path: str) -> set[str]:
             base = package[: len(package) - node.level + 1] if node.level else ()
             module = ".".join((*base, *((node.module,) if node.module else ())))
             names.update((module, *(f"{module}.{alias.name}" for alias in node.names)))
-    return names
+    return frozenset(names)
 
 
 def under(names: Iterable[str], package: str) -> list[str]:
     return sorted(name for name in names if name == package or name.startswith(f"{package}."))
 
 
+@cache
+def looked(look: Callable[[str], tuple[tuple[int, str], ...]], text: str) -> tuple[tuple[int, str], ...]:
+    """(line, what) found in one file; a planted tree shares all files but one with the real one."""
+    return look(text)
+
+
+def in_modules(files: Tree, look: Callable[[str], tuple[tuple[int, str], ...]], *folders: str) -> list[str]:
+    return [f"{path}:{line}: {what}" for path, text in modules(files, *folders) for line, what in looked(look, text)]
+
+
+@cache
+def matched(pattern: str, text: str) -> tuple[tuple[int, str], ...]:
+    compiled = re.compile(pattern)
+    if not compiled.search(text):
+        return ()
+    lines = enumerate(text.splitlines(), 1)
+    return tuple((number, found.group()) for number, line in lines if (found := compiled.search(line)))
+
+
 def matches(files: Tree, pattern: str) -> list[str]:
     """path:line of every line in which a pattern is found."""
-    compiled = re.compile(pattern)
-    return [
-        f"{path}:{number}: {found.group()}"
-        for path, text in files.items()
-        if compiled.search(text)
-        for number, line in enumerate(text.splitlines(), 1)
-        if (found := compiled.search(line))
-    ]
+    return [f"{path}:{line}: {what}" for path, text in files.items() for line, what in matched(pattern, text)]
 
 
 # -- what may not be in any file ---------------------------------------------------------------------------------------
@@ -222,7 +235,7 @@ def nouns_are_pure(files: Tree) -> list[str]:
         for path, text in modules(files, "services/")
         if PurePosixPath(path).parent in serving
         and not ROLES.search(PurePosixPath(path).stem)
-        and not any(isinstance(node, ast.AsyncFunctionDef) for node in ast.walk(parsed(text)))
+        and not re.search(r"^\s*async def ", text, re.MULTILINE)
         for package in OUTSIDE
         for name in under(imported(text, path), package)
     ]
@@ -246,15 +259,17 @@ def files_are_nouns(files: Tree) -> list[str]:
 )
 def every_task_has_an_owner(files: Tree) -> list[str]:
     """A task whose reference is dropped may vanish while it runs, and its error with it. TaskGroups own theirs."""
-    bare = []
-    for path, text in modules(files, "services/"):
-        for node in ast.walk(parsed(text)):
-            if not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)):
-                continue
-            called = ast.unparse(node.value.func)
-            if re.fullmatch(r"asyncio\.(?:create_task|ensure_future)|.*loop(?:\(\))?\.create_task", called):
-                bare.append(f"{path}:{node.lineno}: {called}")
-    return bare
+    return in_modules(files, dropped_tasks, "services/")
+
+
+def dropped_tasks(text: str) -> tuple[tuple[int, str], ...]:
+    maker = re.compile(r"asyncio\.(?:create_task|ensure_future)|.*loop(?:\(\))?\.create_task")
+    return tuple(
+        (node.lineno, called)
+        for node in ast.walk(parsed(text))
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call)
+        if maker.fullmatch(called := ast.unparse(node.value.func))
+    )
 
 
 @check(
@@ -264,34 +279,43 @@ def every_task_has_an_owner(files: Tree) -> list[str]:
     {"tests/x.py": "x = 1  # type: ignore[misc]\n"},
 )
 def every_ignore_has_its_reason(files: Tree) -> list[str]:
+    return in_modules(files, unreasoned_ignores, "services/", "tests/", "bench/", "deploy/")
+
+
+def unreasoned_ignores(text: str) -> tuple[tuple[int, str], ...]:
+    if "noqa" not in text and "type: ignore" not in text:
+        return ()
     reasoned = re.compile(r"noqa: [A-Z]+\d+(?:, ?[A-Z]+\d+)*\W+\w|type: ignore\[[\w, -]+\]\W+\w")
-    return [
-        f"{path}:{token.start[0]}: {token.string}"
-        for path, text in modules(files, "services/", "tests/", "bench/", "deploy/")
-        if "noqa" in text or "type: ignore" in text
+    return tuple(
+        (token.start[0], token.string)
         for token in tokenize.generate_tokens(io.StringIO(text).readline)
         if token.type == tokenize.COMMENT
         and re.match(r"#\s*(?:noqa|type: ignore)", token.string)
         and not reasoned.search(token.string)
-    ]
+    )
 
 
 @check({"tests/unit/test_x.py": "import time\ntime.sleep(1)\n"}, {"tests/unit/test_x.py": "from time import sleep\n"})
 def unit_tests_do_not_sleep(files: Tree) -> list[str]:
     """Virtual time waits for nothing; only tests of processes may."""
-    return [
-        f"{path}:{node.lineno}: sleeps"
-        for path, text in modules(files, "tests/unit/", "tests/contract/")
+    return in_modules(files, sleeps, "tests/unit/", "tests/contract/")
+
+
+def sleeps(text: str) -> tuple[tuple[int, str], ...]:
+    if "sleep" not in text:
+        return ()
+    return tuple(
+        (node.lineno, "sleeps")
         for node in ast.walk(parsed(text))
         if (isinstance(node, ast.Attribute) and ast.unparse(node) == "time.sleep")
         or (isinstance(node, ast.ImportFrom) and node.module == "time" and "sleep" in {a.name for a in node.names})
-    ]
+    )
 
 
 # -- dependencies ------------------------------------------------------------------------------------------------------
 
 # Needed without an import of ours.
-IMPORTED_BY_ANOTHER = {"httptools": "uvicorn parses with it"}
+IMPORTED_BY_ANOTHER = {"httptools": "uvicorn parses with it", "websockets": "uvicorn speaks WebSocket with it"}
 LOCAL = {"services", "earshot", "tests", "bench"}
 
 
@@ -377,7 +401,10 @@ def documents(files: Tree) -> dict[str, str]:
     {"Dockerfile": "ENV EARSHOT_DIRECTORY=/data"},
 )
 def every_setting_named_exists(files: Tree) -> list[str]:
-    """A misspelt variable is ignored in silence: a document that names one must be right."""
+    """A misspelt variable is ignored in silence: a document that names one must be right.
+
+    A document beside scripts may name the variables of those.
+    """
     told = {"docker-compose.yml", "Makefile", "Dockerfile", ".ci/run", *documents(files)}
     known = setting_names()
     return [
@@ -385,7 +412,12 @@ def every_setting_named_exists(files: Tree) -> list[str]:
         for path in sorted(told & set(files))
         for name in sorted(set(re.findall(r"\bEARSHOT_[A-Z0-9_]*[A-Z0-9]\b(?!_?\*)", files[path])))
         if name not in known
+        and not any(name in text for other, text in files.items() if _beside(other, path) and not other.endswith(".md"))
     ]
+
+
+def _beside(other: str, path: str) -> bool:
+    return PurePosixPath(path).parent in PurePosixPath(other).parents and "/" in path
 
 
 SETTINGS = "services/common/settings.py"
@@ -416,12 +448,13 @@ def every_setting_is_described(files: Tree) -> list[str]:
 
 
 def code(text: str) -> Iterator[str]:
-    """Lines of a Markdown text that a reader would type: inline code and shell blocks."""
+    """Commands that a reader of a Markdown text would type: inline code and shell blocks."""
     fence = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-    for language, body in fence.findall(text):
-        if language in ("", "sh", "bash", "console", "shell"):
-            yield from (line.strip().removeprefix("$ ") for line in body.splitlines())
-    yield from re.findall(r"`([^`\n]+)`", fence.sub("", text))
+    blocks = [body for language, body in fence.findall(text) if language in ("", "sh", "bash", "console", "shell")]
+    lines = [line for body in blocks for line in body.splitlines()]
+    for line in (*lines, *re.findall(r"`([^`\n]+)`", fence.sub("", text))):
+        for command in re.split(r"&&|[;|]", re.sub(r"(?:^|\s)#.*", "", line)):
+            yield command.strip().removeprefix("$ ")
 
 
 def subcommands() -> set[str]:
