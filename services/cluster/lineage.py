@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain
+from typing import NamedTuple
 
 MIN_MEMBERS = 2
 NO_LINEAGE = -1
 
 
-@dataclass(frozen=True, slots=True)
-class Lineage:
+class Lineage(NamedTuple):
     """A cluster's stable identity: `born` is the revision at which it formed (age decides claims)."""
 
     id: str
@@ -43,8 +43,7 @@ class Change(IntEnum):
     JOINED = 6  # members came to a lineage that continues, or beside those of a split
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """One change of one lineage; `other` is the second lineage of a split or merge, members are rows,
     ascending.
     """
@@ -217,10 +216,13 @@ def _transitions(
         elif c not in claims:
             formed.append(Transition(Change.FORMED, lineages[c].id, tuple(present)))
             continue
+        claimed, origin = claims.get(c), split.get(c)
         came = tuple(
-            row
-            for row in present
-            if before[row] < 0 or (before[row] not in (claims.get(c), split.get(c)) and merged.get(before[row]) != c)
+            [
+                row
+                for row in present
+                if (was := before[row]) < 0 or (was not in (claimed, origin) and merged.get(was) != c)
+            ]
         )
         if came:
             joined.append(Transition(Change.JOINED, lineages[c].id, came))

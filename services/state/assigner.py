@@ -114,6 +114,6 @@ _CHANGES = {int(change): change for change in Change}
 
 def _assignment(world: cluster_pb2.WorldClusters) -> Assignment:
     return Assignment(
-        tuple(Cluster(c.lineage, c.formed_revision, tuple(c.members)) for c in world.clusters),
-        tuple(Move(_CHANGES[t.type], t.lineage, tuple(t.rows), t.other_lineage) for t in world.transitions),
+        tuple([Cluster(c.lineage, c.formed_revision, tuple(c.members)) for c in world.clusters]),
+        tuple([Move(_CHANGES[t.type], t.lineage, tuple(t.rows), t.other_lineage) for t in world.transitions]),
     )

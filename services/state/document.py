@@ -350,7 +350,7 @@ def without(document: Document, entity: str) -> Document:
             },
             ended=tuple(replace(e, members=tuple(m for m in e.members if m != entity)) for e in membership.ended),
         ),
-        history=tuple(replace(t, members=tuple(m for m in t.members if m != entity)) for t in document.history),
+        history=tuple(t._replace(members=tuple(m for m in t.members if m != entity)) for t in document.history),
         events=tuple(event for event in document.events if not _about(event, entity)),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +35,7 @@ class Change(IntEnum):
     DISSOLVED = 6
 
 
-@dataclass(frozen=True, slots=True)
-class Cluster:
+class Cluster(NamedTuple):
     """A cluster as the cluster room answers it; members are rows of the question."""
 
     lineage: str
@@ -43,8 +43,7 @@ class Cluster:
     members: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Move:
+class Move(NamedTuple):
     """A transition as the cluster room answers it; rows of the question."""
 
     change: Change
@@ -61,8 +60,7 @@ class Assignment:
     moves: tuple[Move, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """What happened to a lineage at a revision, by entity ids; `at_ms` is the wall clock's."""
 
     change: Change
@@ -194,8 +192,10 @@ def settle(
         return _aged(old, tick, revival_ms), ()
     ids = columns.ids + tuple(before.ids[row] for row in ghosts(old, plan))
     transitions = tuple(
-        Transition(move.change, move.lineage, tuple(ids[row] for row in move.rows), move.other, revision, at_ms)
-        for move in answer.moves
+        [
+            Transition(change, lineage, tuple([ids[row] for row in rows]), other, revision, at_ms)
+            for change, lineage, rows, other in answer.moves
+        ]
     )
     lineages = tuple(cluster.lineage for cluster in answer.clusters)
     numbers = [-1] * len(columns)

@@ -150,17 +150,23 @@ def _combat(before: Longs, fighting: Mask, struck: Mask, tick: int, linger_ms: i
 
 def _distances(xyz: Floats32, places: Floats) -> Floats:
     """(3, N) and (L, 3) -> (N, L) studs."""
-    dx, dy, dz = (xyz[axis][:, None] - places[:, axis] for axis in range(3))
-    away: Floats = np.sqrt(dx * dx + dy * dy + dz * dz)
-    return away
+    away: Floats = np.subtract.outer(xyz[0], places[:, 0])
+    away *= away
+    for axis in (1, 2):
+        step = np.subtract.outer(xyz[axis], places[:, axis])
+        step *= step
+        away += step
+    return np.sqrt(away, out=away)
 
 
 def _places(before: Situation, columns: Columns, roster: Roster) -> tuple[Places, Small]:
     """Nearest place of every NPC with a position, and its band, both sticky."""
     place = np.full(len(columns), UNKNOWN, np.int32)
     band = np.zeros(len(columns), np.int8)
-    rows = np.flatnonzero((columns.kinds == NPC) & ~np.isnan(columns.xyz[0]))
-    if not len(roster.positions) or not len(rows):
+    if not len(roster.positions):
+        return place, band
+    rows = np.flatnonzero((columns.kinds == NPC) & (columns.xyz[0] == columns.xyz[0]))
+    if not len(rows):
         return place, band
     away = _distances(columns.xyz[:, rows], roster.positions)
     nearest = away.argmin(axis=1)
