@@ -25,7 +25,7 @@ import pytest
 
 from services.cli.commands import _parser, parse_target
 from services.common.settings import ROOMS
-from tests.unit.test_house import setting_names
+from tests.unit.house import setting_names
 
 ROOT = Path(__file__).parents[2]
 Config = dict[str, Any]

@@ -1,0 +1,251 @@
+"""What documents and generated code say is so: settings, dependencies, commands, links, contracts."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from importlib import metadata
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from services.cli import commands
+from tests.unit.house import Checks, Plant, Tree, imported, modules, parsed, setting_names
+
+CHECKS = Checks()
+
+
+# -- dependencies ------------------------------------------------------------------------------------------------------
+
+# Needed without an import of ours.
+IMPORTED_BY_ANOTHER = {"httptools": "uvicorn parses with it", "websockets": "uvicorn speaks WebSocket with it"}
+LOCAL = {"services", "earshot", "tests", "bench"}
+
+
+def declared(files: Tree, group: str = "") -> set[str]:
+    """Distributions that pyproject.toml names: of the package, or of a dependency group."""
+    configuration = tomllib.loads(files["pyproject.toml"])
+    wanted = configuration["dependency-groups"][group] if group else configuration["project"]["dependencies"]
+    return {re.split(r"[^\w.-]", name, maxsplit=1)[0] for name in wanted}
+
+
+@CHECKS.add(
+    {"services/state/x.py": "import yaml\n"},
+    {"services/state/x.py": "import not_installed_anywhere\n"},
+    {"pyproject.toml": '[project]\ndependencies = ["grpcio", "no-such-package"]\n'},
+)
+def dependencies_are_what_is_imported(files: Tree) -> list[str]:
+    """What services/ imports is declared, so that it runs without the development tools; and no more is declared."""
+    providers = _providers()
+    wanted = declared(files)
+    used: set[str] = set()
+    undeclared = []
+    for path, text in modules(files, "services/"):
+        for name in imported(text, path):
+            top = name.split(".")[0]
+            if top in LOCAL or top in sys.stdlib_module_names or top == "__future__":
+                continue
+            # google.rpc and google.protobuf come from two distributions, grpc_health from a third: any will do.
+            candidates = providers.get(top, set())
+            used |= candidates
+            if not candidates & (wanted | BROUGHT_ALONG):
+                undeclared.append(f"{path}: imports {top}, which is not declared")
+    unused = wanted - used - set(IMPORTED_BY_ANOTHER)
+    return undeclared + [f"pyproject.toml: {name} is declared and not imported" for name in sorted(unused)]
+
+
+@cache
+def _providers() -> dict[str, set[str]]:
+    """Package -> distributions that it may come from."""
+    found = metadata.packages_distributions().items()
+    return {package: {re.sub(r"[-_.]+", "-", name).lower() for name in names} for package, names in found}
+
+
+# Parts of a declared package's own interface that come as distributions of their own.
+BROUGHT_ALONG = {"pydantic", "opentelemetry-api"}
+RECORD = "docs/decisions/0001-dependencies.md"
+
+
+@CHECKS.add({RECORD: "| grpcio | contracts |"})
+def every_dependency_has_its_reason(files: Tree) -> list[str]:
+    names = declared(files) | declared(files, "build") | declared(files, "dev")
+    cells = " ".join(line.split("|")[1] for line in files[RECORD].splitlines() if line.startswith("|"))
+    listed = set(re.findall(r"[\w.-]+", cells))
+    return [f"{RECORD}: says nothing of {name}" for name in sorted(names - listed)]
+
+
+# -- settings ----------------------------------------------------------------------------------------------------------
+
+
+def documents(files: Tree) -> dict[str, str]:
+    """What a person reads to run or to change Earshot."""
+    return {
+        path: text for path, text in files.items() if path.endswith(".md") and not path.startswith(("gen/", "tests/"))
+    }
+
+
+@CHECKS.add(
+    {"docs/a.md": "Set `EARSHOT_LETTA_URL`."},
+    {"docker-compose.yml": "environment: {EARSHOT_STATE_ADDRESS: x}"},
+    {"Makefile": "run:\n\tEARSHOT_PORT=1 earshot up"},
+    {"Dockerfile": "ENV EARSHOT_DIRECTORY=/data"},
+)
+def every_setting_named_exists(files: Tree) -> list[str]:
+    """A misspelt variable is ignored in silence: a document that names one must be right.
+
+    A document beside scripts may name the variables of those.
+    """
+    told = {"docker-compose.yml", "Makefile", "Dockerfile", ".ci/run", *documents(files)}
+    known = setting_names()
+    return [
+        f"{path}: {name}"
+        for path in sorted(told & set(files))
+        for name in sorted(set(re.findall(r"\bEARSHOT_[A-Z0-9_]*[A-Z0-9]\b(?!_?\*)", files[path])))
+        if name not in known
+        and not any(name in text for other, text in files.items() if _beside(other, path) and not other.endswith(".md"))
+    ]
+
+
+def _beside(other: str, path: str) -> bool:
+    return PurePosixPath(path).parent in PurePosixPath(other).parents and "/" in path
+
+
+SETTINGS = "services/common/settings.py"
+
+
+@CHECKS.add(
+    {SETTINGS: "class Settings:\n    workers: int = 3\n"},
+    {SETTINGS: "class Settings:\n    workers: int = Field(3)\n"},
+    {SETTINGS: "class Settings:\n    workers: int = Field(3, description='')\n"},
+)
+def every_setting_is_described(files: Tree) -> list[str]:
+    """`earshot settings` is the reference; a line without a description is half a reference."""
+    silent = []
+    for node in ast.walk(parsed(files[SETTINGS])):
+        if not (isinstance(node, ast.ClassDef) and node.name == "Settings"):
+            continue
+        for field in node.body:
+            if not (isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)):
+                continue
+            keywords = field.value.keywords if isinstance(field.value, ast.Call) else []
+            described = [key.value for key in keywords if key.arg == "description"]
+            if not described or (isinstance(described[0], ast.Constant) and not described[0].value):
+                silent.append(f"{SETTINGS}: {field.target.id}")
+    return silent
+
+
+# -- documents ---------------------------------------------------------------------------------------------------------
+
+
+def code(text: str) -> Iterator[str]:
+    """Commands that a reader of a Markdown text would type: inline code and shell blocks."""
+    fence = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    blocks = [body for language, body in fence.findall(text) if language in ("", "sh", "bash", "console", "shell")]
+    lines = [line for body in blocks for line in body.splitlines()]
+    for line in (*lines, *re.findall(r"`([^`\n]+)`", fence.sub("", text))):
+        for command in re.split(r"&&|[;|]", re.sub(r"(?:^|\s)#.*", "", line)):
+            yield command.strip().removeprefix("$ ")
+
+
+def subcommands() -> set[str]:
+    """Commands of `earshot`."""
+    actions = [action for action in commands._parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return {str(name) for action in actions for name in action.choices}
+
+
+@CHECKS.add(
+    {"README.md": "Run `earshot serve`.\n"},
+    {"CONTRIBUTING.md": "```sh\nmake everything\n```\n"},
+    {"docs/a.md": "```\n$ .venv/bin/earshot launch --demo\n```\n"},
+    {"README.md": "`make check docs`"},
+)
+def every_command_named_exists(files: Tree) -> list[str]:
+    """Documents name no target of make and no command of ours that is not there."""
+    targets = set(re.findall(r"^([a-z][\w-]*):(?!=)", files["Makefile"], re.MULTILINE))
+    known = subcommands()
+    absent = []
+    for path, text in documents(files).items():
+        for line in code(text):
+            words = re.sub(r"^(?:[A-Z_]+=\S*\s+)+", "", line).split()
+            if words[:1] == ["make"]:
+                named = [word for word in words[1:] if re.fullmatch(r"[a-z][a-z-]*", word)]
+                absent += [f"{path}: make {name}" for name in named if name not in targets]
+            elif len(words) > 1 and words[0].rpartition("/")[2] == "earshot" and re.fullmatch(r"[a-z-]+", words[1]):
+                absent += [f"{path}: earshot {words[1]}"] if words[1] not in known else []
+    return absent
+
+
+@CHECKS.add({"README.md": "[more](docs/absent.md)"}, {"docs/a.md": "[up](../NOTHING.md#part)"})
+def every_link_leads_somewhere(files: Tree) -> list[str]:
+    """Links within the repository."""
+    lost = []
+    for path, text in documents(files).items():
+        for target in re.findall(r"\]\(([^)\s#]+)[^)]*\)", text):
+            if re.match(r"[a-z]+:", target):
+                continue
+            found = os.path.normpath(PurePosixPath(path).parent / target)
+            if found not in files and not any(other.startswith(f"{found}/") for other in files):
+                lost.append(f"{path}: {target}")
+    return lost
+
+
+# -- contracts ---------------------------------------------------------------------------------------------------------
+
+
+@CHECKS.add(
+    {"gen/earshot/type/v1/type_pb2.py": "# by hand\n"},
+    {"gen/earshot/type/v1/type_pb2.pyi": None},
+    {"gen/earshot/old/v1/old_pb2.py": ""},
+    {"protos/earshot/new/v1/new.proto": 'syntax = "proto3";\npackage earshot.new.v1;\nmessage New {}\n'},
+)
+def generated_code_is_what_the_protos_give(files: Tree) -> list[str]:
+    """The Makefile's own rule, run beside the tree."""
+    protos = {path: text for path, text in files.items() if path.startswith("protos/")}
+    committed = {path: text for path, text in files.items() if path.startswith("gen/")}
+    fresh = _generated(tuple(sorted(protos.items())), files["Makefile"])
+    return [
+        f"{path}: differs from what protos/ give"
+        for path in sorted(committed.keys() | fresh.keys())
+        if committed.get(path) != fresh.get(path)
+    ]
+
+
+@cache
+def _generated(protos: tuple[tuple[str, str], ...], makefile: str) -> dict[str, str]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for path, text in (*protos, ("Makefile", makefile)):
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_text(text)
+        make = ["make", "--silent", "proto", f"BIN={Path(sys.executable).parent}"]
+        subprocess.run(make, cwd=folder, check=True, capture_output=True, timeout=60)
+        return {str(path.relative_to(folder)): path.read_text() for path in folder.glob("gen/**/*") if path.is_file()}
+
+
+# -- the tests ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CHECKS.named)
+def test_the_rule_holds(name: str) -> None:
+    broken = CHECKS.broken(name)
+    assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize(("name", "plant"), CHECKS.planted())
+def test_a_planted_defect_is_found(name: str, plant: Plant) -> None:
+    found = CHECKS.found(name, plant)
+    assert found, f"{name} does not see {sorted(plant)}"
+
+
+def test_settings_and_commands_are_seen() -> None:
+    """The checks above compare with these."""
+    assert {"EARSHOT_LISTEN", "EARSHOT_LETTA_BASE_URL", "LETTA_BASE_URL"} <= setting_names()
+    assert {"up", "health", "settings"} <= subcommands()
