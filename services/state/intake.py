@@ -225,6 +225,13 @@ class Intake:
                     raise
             self._schedule(world)
 
+    def resume(self) -> None:
+        """After a load: see to what is due, at once where a roster changed after the world was stored."""
+        for world in self._worlds:
+            self._schedule(world)
+            if world.document.situation.roster != self._worlds.roster(world.ref[0]).version:
+                self._agenda.add(world.ref, self._tick())
+
     def rewrite(self, tenant: str, npcs: set[str]) -> None:
         """Profiles or locations changed: have every world of the tenant that could show it make a revision."""
         for world in self._worlds.of(tenant):
@@ -238,6 +245,7 @@ class Intake:
         """
         count = 0
         for world in self._worlds.of(tenant):
+            await asyncio.sleep(0)  # a tenant may have thousands: let others in between
             if not documents.mentions(world.document, player):
                 continue
             async with world.lane.turn(bounded=False):

@@ -44,8 +44,7 @@ async def bind(app: App) -> None:
     rosters = Rosters(worlds, store, intake)
     servicer = StateServicer(worlds, intake, rosters, store, feed, bells, clock, settings)
     app.add(state_pb2_grpc.add_StateServiceServicer_to_server, servicer, SERVICE)
-    for world in worlds:
-        agenda.add(world.ref, tick)
+    intake.resume()
     app.calls("cluster")
     app.worker("state.assigner", assigner.run)
     app.worker("state.rosters", rosters.run)

@@ -25,6 +25,7 @@ async def keep_time(agenda: Agenda, intake: Intake, clock: Clock) -> None:
         ref = await agenda.next(now)
         if ref is None:
             continue
+        await asyncio.sleep(0)  # many worlds may be due at once: let others in between
         try:
             await intake.pass_time(ref)
         except EarshotError as error:

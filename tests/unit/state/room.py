@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from services.cluster.servicer import ClusterServicer
 from services.common.app import App
 from services.common.clock import Clock, LoopClock
 from services.common.settings import Settings
+from services.common.store import Database
 from services.state import server
 
 WORLD = type_pb2.WorldRef(tenant="t", world="w")
@@ -43,10 +44,20 @@ class SlowCluster(ClusterServicer):
         return await super().Assign(request, context)
 
 
+class StoringApp(App):
+    """An app that tells which store its room opened, so that a test can fill the disk."""
+
+    database: Database
+
+    def open_store(self, room: str, schema: Sequence[str]) -> Database:
+        self.database = super().open_store(room, schema)
+        return self.database
+
+
 class Room:
     """A running state room and its stub."""
 
-    def __init__(self, app: App, cluster: SlowCluster) -> None:
+    def __init__(self, app: StoringApp, cluster: SlowCluster) -> None:
         self.app = app
         self.cluster = cluster
         self.stub: state_pb2_grpc.StateServiceAsyncStub = state_pb2_grpc.StateServiceStub(app.channels.to("state"))
@@ -92,7 +103,7 @@ class Room:
 @asynccontextmanager
 async def running(data: str = ":memory:", clock: Clock | None = None, **settings: Any) -> AsyncIterator[Room]:
     """A room on a data directory; virtual time unless a clock is given."""
-    app = App(
+    app = StoringApp(
         Settings(data=data, **settings), ("state", "cluster"), clock=clock or LoopClock(), inline_stores=clock is None
     )
     cluster = SlowCluster()
