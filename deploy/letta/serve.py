@@ -55,9 +55,9 @@ async def follow_endpoint(connection: Any, url: str) -> None:
 
 async def create_tables() -> None:
     """Create all tables in one transaction, unless they are there."""
-    import letta.orm  # type: ignore[import-not-found] # noqa: F401 # importing it registers every table
-    from letta.orm.base import Base  # type: ignore[import-not-found]
-    from letta.server.db import engine  # type: ignore[import-not-found]
+    import letta.orm  # type: ignore[import-not-found] # noqa: F401 # only in Letta's environment; registers every table
+    from letta.orm.base import Base  # type: ignore[import-not-found] # only in Letta's environment
+    from letta.server.db import engine  # type: ignore[import-not-found] # only in Letta's environment
 
     async with engine.begin() as connection:
         if (await connection.execute(text("SELECT to_regclass('agents')"))).scalar() is None:
@@ -80,7 +80,7 @@ def main(socket_dir: str, port: int) -> None:
     os.environ["LETTA_PG_URI"] = f"postgresql://letta@localhost/letta?host={socket_dir}&sslmode=disable"
     asyncio.run(create_tables())
 
-    from letta.server.rest_api.app import start_server  # type: ignore[import-not-found]
+    from letta.server.rest_api.app import start_server  # type: ignore[import-not-found] # only in Letta's environment
 
     start_server(host="127.0.0.1", port=port)
 

@@ -97,10 +97,20 @@ class App:
         self._ready_checks.append((name, check))
 
     def calls(self, *rooms: str) -> None:
-        """The rooms that this one calls: it is ready when they can be reached."""
+        """The rooms that this one calls: it is ready once each has been seen serving.
+
+        A room that goes away later fails its own calls; it does not take its callers out of service.
+        """
+        seen: set[str] = set()
+
+        async def check(room: str) -> None:
+            if room not in seen:
+                await self.channels.ready(room)
+                seen.add(room)
+
         for room in rooms:
             if room not in self.rooms:
-                self.ready_check(room, partial(self.channels.ready, room))
+                self.ready_check(room, partial(check, room))
 
     # -- life ------------------------------------------------------------------------------------------------------
 

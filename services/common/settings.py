@@ -58,8 +58,8 @@ class Settings(BaseSettings):
     expected_status_s: float = Field(10.0, description="Expected status of an action reverts after this (C9).")
 
     # -- cluster (B) -----------------------------------------------------------------------------------------------
-    earshot_join: float = Field(10.0, description="Studs within which entities come within earshot (B1).")
-    earshot_leave: float = Field(12.0, description="Studs beyond which those who were in earshot leave it.")
+    join_studs: float = Field(10.0, description="Studs within which entities come within earshot (B1).")
+    leave_studs: float = Field(12.0, description="Studs beyond which those who were in earshot leave it.")
     vertical_weight: float = Field(1.0, description="Multiplies vertical distance.")
     revival_s: float = Field(30.0, description="A dissolved lineage revives within this when two members reunite.")
 

@@ -54,8 +54,8 @@ async def bind(app: App) -> None:
 
 def _cluster_settings(settings: Settings) -> cluster_pb2.Settings:
     return cluster_pb2.Settings(
-        join=settings.earshot_join,
-        leave=settings.earshot_leave,
+        join=settings.join_studs,
+        leave=settings.leave_studs,
         vertical_weight=settings.vertical_weight or NO_HEIGHT,
         revival_ms=round(settings.revival_s * 1000),
     )

@@ -122,7 +122,8 @@ async def test_unary_metadata_and_deadline(mode: str) -> None:
         assert dict(await call.trailing_metadata())["answer"] == "42"
         assert await call.code() is grpc.StatusCode.OK
         remaining = (await stub.Say(chat_pb2.SayRequest(text="remaining"), timeout=5)).log_seq
-        assert 4000 < remaining <= 5000
+        # Real gRPC rounds the deadline up by some milliseconds.
+        assert 4000 < remaining <= 5100
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -59,7 +59,7 @@ async def served(**options: Any) -> AsyncIterator[Served]:
         "header_timeout_s": 0.5,
         **options,
     }
-    app = App(Settings(**settings), ("edge", "state", "chat"))
+    app = App(Settings(**settings), ("edge", "state", "sync", "chat"))
     state, chat = FakeState(), FakeChat()
     app.add(state_pb2_grpc.add_StateServiceServicer_to_server, state, "earshot.state.v1.StateService")
     app.add(chat_pb2_grpc.add_ChatServiceServicer_to_server, chat, "earshot.chat.v1.ChatService")

@@ -90,12 +90,12 @@ def test_keys_are_scrubbed_wherever_they_stand(secret: str) -> None:
 
 
 def test_every_setting_reads_its_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EARSHOT_EARSHOT_JOIN", "7.5")
+    monkeypatch.setenv("EARSHOT_JOIN_STUDS", "7.5")
     monkeypatch.setenv("EARSHOT_SCHEDULE", "documented")
     monkeypatch.setenv("LETTA_BASE_URL", "http://127.0.0.1:8283")
     monkeypatch.setenv("LLM_MAX_TOKENS", "90")
     settings = Settings()
-    assert (settings.earshot_join, settings.schedule, settings.max_tokens) == (7.5, "documented", 90)
+    assert (settings.join_studs, settings.schedule, settings.max_tokens) == (7.5, "documented", 90)
     assert settings.letta_base_url == "http://127.0.0.1:8283"
     assert settings.data_path("state").endswith("state.db")
     assert Settings(data=":memory:").data_path("state") == ":memory:"
