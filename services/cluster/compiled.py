@@ -55,7 +55,7 @@ def _load(fallback: Path | None) -> Callable[[Batch], Rows]:
     # An install may be read-only; without a place to write, numba would refuse a cached function
     # altogether.
     config: Any = numba.config  # its attributes are made at run time
-    config.CACHE_DIR = config.CACHE_DIR or _writable(_user_cache(), fallback)
+    config.CACHE_DIR = config.CACHE_DIR or writable(_user_cache(), fallback)
     from services.cluster import kernels  # compiles on import
 
     compiled: Any = kernels.components  # its type is the plain function's, its signature the compiled one's
@@ -68,7 +68,7 @@ def _load(fallback: Path | None) -> Callable[[Batch], Rows]:
     return components
 
 
-def _writable(*candidates: Path | None) -> str:
+def writable(*candidates: Path | None) -> str:
     """The first directory that only this user can write; "" where there is none."""
     for candidate in candidates:
         if candidate is None:

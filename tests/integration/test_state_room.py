@@ -212,3 +212,22 @@ async def check(room: Process, revisions: dict[str, int], sequences: dict[str, i
         )
         # A snapshot that was never answered may be there too: newer, never older.
         assert found.contexts[0].self.position.x >= sequences[world]
+
+
+async def test_compiled_code_needs_no_place_to_be_kept(tmp_path: Path) -> None:
+    """A read-only install without a home: compiled at every start instead of once, and nothing else is
+    different.
+    """
+    (tmp_path / "blocked").touch()
+    code = (
+        "from services.cluster.compiled import CompiledMethod\n"
+        "import sys; assert 'numba' not in sys.modules\n"
+        "method = CompiledMethod(); method.warm_up(); assert method.ready\n"
+    )
+    environment = os.environ | {
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'gen'}",
+        "XDG_CACHE_HOME": str(tmp_path / "blocked"),
+    }
+    environment.pop("NUMBA_CACHE_DIR", None)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, env=environment)
+    assert await process.wait() == 0
