@@ -17,11 +17,11 @@ from typing import Any
 
 import msgspec
 
-from services.chat import effects, erasing, inputs, reducer
+from services.chat import effects, erasing, inputs, measures, reducer
 from services.chat.bell import Bell
 from services.chat.conversation import World
 from services.chat.crew import Crew
-from services.chat.events import Event, Noticed, Said, Turned
+from services.chat.events import Event, Turned
 from services.chat.inputs import Input, Loaded, PlayerErased, TimerFired
 from services.chat.outcome import Outcomes
 from services.chat.rules import Rules
@@ -235,6 +235,7 @@ class WorldActor:
         return steps, world, append
 
     def _commit(self, world: World, append: Append) -> None:
+        measures.queued(self._tools.metrics, self.world, world)
         self.world = world
         self._number += len(append.inputs)
         if append.checkpoint is not None:
@@ -243,7 +244,7 @@ class WorldActor:
         if append.events:
             self.recent.extend(append.events)
             self._tools.bell.ring(self.key, append.events[-1].seq)
-            _count(self._tools.metrics, append.events)
+            measures.logged(self._tools.metrics, append.events)
 
     def _act(self, entry: Entry, step: reducer.Step) -> None:
         """Carry out the effects of a committed input."""
@@ -274,6 +275,7 @@ class WorldActor:
             entry.done.set_result(answer)
 
     def _ask(self, ask: effects.Ask) -> None:
+        measures.asked(self._tools.metrics, self.world, ask, self.now_ms())
         task = self._tools.crew.spawn("chat.turn", partial(self._tools.ask, self, ask))
         self._turns[ask.turn_id] = task
         task.add_done_callback(lambda _: self._turns.pop(ask.turn_id, None))
@@ -338,18 +340,3 @@ def _kept(entries: list[Entry], error: EarshotError) -> list[Entry]:
     _log.warning("append_failed", reason=error.reason)
     _fail([entry for entry in entries if not entry.retain], error)
     return [entry for entry in entries if entry.retain]
-
-
-def _count(metrics: Metrics, log: list[Event]) -> None:
-    for event in log:
-        body = event.body
-        metrics.events.labels(type(body).__name__.lower()).inc()
-        if isinstance(body, Turned) and body.phase != "started":
-            metrics.turns.labels(body.phase, body.reason).inc()
-            if body.phase == "ended":
-                metrics.turn_seconds.labels("end").observe(body.total_ms / 1000)
-                metrics.freshness_seconds.observe(body.age_ms / 1000)
-                if body.first_sentence_ms:
-                    metrics.turn_seconds.labels("first_sentence").observe(body.first_sentence_ms / 1000)
-        elif isinstance(body, Said | Noticed):
-            continue

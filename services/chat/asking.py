@@ -85,7 +85,8 @@ class Asking:
         ended = TurnEnded(0, ask.turn_id, outcome, reason)
         if finished is not None:
             ended = TurnEnded(0, ask.turn_id, outcome, reason, finished.degraded, {"total": finished.total_ms})
-        await actor.feed(ended)
+        if not actor.closed:
+            await actor.feed(ended)
 
     async def _take(
         self, actor: WorldActor, ask: Ask, message: sync_pb2.ConverseResponse, started: float

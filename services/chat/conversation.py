@@ -48,15 +48,15 @@ class Turn:
     many sentences pass, then end it; -1 = do not. stand_in: asked once when the pick declines or cannot.
     """
 
-    id: str
     npc_id: str
-    npc_name: str
     lane: str
     kind: str
     reason: str
-    phase: str
-    granted_ms: int
-    min_revision: int
+    id: str = ""
+    npc_name: str = ""
+    phase: str = "queued"
+    granted_ms: int = 0
+    min_revision: int = 0
     causes: tuple[str, ...] = ()
     cause_player: str = ""
     obliged: bool = False

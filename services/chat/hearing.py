@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 
-from services.chat import cues, floor, judgement, vocative
+from services.chat import award, cues, floor, initiative, judgement, vocative
 from services.chat.conversation import Conversation, Session, Utterance
 from services.chat.draft import Draft
 from services.chat.effects import Accepted, Settled
 from services.chat.events import Noticed, Said
 from services.chat.features import hear as next_rhythm
 from services.chat.inputs import Heard
+from services.chat.policy import PLAYER
 
 OK = "ok"
 # The existing game announces a click on an NPC in prose.
@@ -51,8 +52,8 @@ def decide(draft: Draft, utterance_id: str) -> None:
         return
     draft.change_utterance(utterance_id, gathering=False)
     if utterance.system and not utterance.direct:
-        if not judgement.greet(draft, utterance.conversation_id, utterance.speaker_id, utterance):
-            judgement.keep_silent(draft, draft.open[utterance_id], "COOLDOWN")
+        if not initiative.greet(draft, utterance.conversation_id, utterance.speaker_id, utterance):
+            award.keep_silent(draft, draft.open[utterance_id], "COOLDOWN")
         return
     judgement.judge(draft, utterance_id)
 
@@ -99,9 +100,11 @@ def _seen(draft: Draft, item: Heard) -> bool:
 def _log(draft: Draft, item: Heard, conversation: Conversation | None, utterance_id: str, *, audible: bool) -> None:
     hearers = conversation.npcs() if conversation is not None and audible else ()
     players = conversation.players() if conversation is not None else (item.speaker.id,)
-    number = draft.session(item.speaker.id)
-    draft.sessions[item.speaker.id] = Session(number, draft.at, present=conversation is not None)
-    for npc in hearers:
+    is_player = item.speaker.kind == PLAYER
+    if is_player:
+        number = draft.session(item.speaker.id)
+        draft.sessions[item.speaker.id] = Session(number, draft.at, present=conversation is not None)
+    for npc in hearers if is_player else ():
         known = draft.heard.get(npc, ())
         if item.speaker.id not in known:
             draft.heard[npc] = (*known, item.speaker.id)
@@ -118,7 +121,7 @@ def _log(draft: Draft, item: Heard, conversation: Conversation | None, utterance
             speaker_kind=item.speaker.kind,
             text=item.text,
             audience=players,
-            cause_user_id=item.speaker.id,
+            cause_user_id=item.speaker.id if is_player else next(iter(players), ""),
             expires_at_ms=draft.at + draft.rules.utterance_ttl_ms,
             hearers=hearers,
         ),
@@ -146,7 +149,11 @@ def _enter(draft: Draft, item: Heard, conversation: Conversation, utterance_id: 
         rhythm = next_rhythm(
             draft.conversations[conversation.id].rhythm, item.speaker.id, address, ids, cues.read(item.text)
         )
-        draft.change(conversation.id, rhythm=rhythm, npc_turns=0, goodbyes=(), closed_pairs=())
+        # A line that the game gives an NPC is one more turn of a chain; a player's ends it.
+        turns = 0 if item.speaker.kind == PLAYER else conversation.npc_turns + 1
+        draft.change(conversation.id, rhythm=rhythm, npc_turns=turns)
+        if item.speaker.kind == PLAYER:
+            draft.change(conversation.id, goodbyes=(), closed_pairs=())
     elif _direct(item):
         draft.change(conversation.id, npc_turns=0)
     draft.disarm(f"silence:{conversation.id}")

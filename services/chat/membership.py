@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.chat import floor, judgement, sessions
+from services.chat import award, floor, initiative, judgement, sessions
 from services.chat.conversation import SOLO, Conversation, Turn, Wish
 from services.chat.draft import Draft
 from services.chat.events import Moved, Noticed
@@ -126,7 +126,7 @@ def _move_turns(draft: Draft, before: dict[str, Conversation]) -> None:
         reason = ""
         if home is None:
             reason = "LEFT"
-        elif not home.players() and not draft.rules.npc_to_npc and turn.kind != judgement.DECIDE:
+        elif not home.players() and not draft.rules.npc_to_npc and turn.kind != award.DECIDE:
             reason = "NOBODY_LISTENS"
         elif home.floor is not None and home.id != old.id:
             reason = "MERGED"
@@ -190,7 +190,7 @@ def _move_utterances(
         for owed in old.owed:
             home = draft.home(owed.npc_id)
             if home is None:
-                judgement.fail_owed(draft, old.id, owed, "LEFT")
+                award.fail_owed(draft, old.id, owed, "LEFT")
             elif home.id != old.id:
                 draft.change(home.id, npc_turns=_fewer(draft, home.id, old))
                 judgement.owe(draft, home.id, owed)
@@ -224,6 +224,6 @@ def _wish(draft: Draft, item: Observed) -> None:
     for wish in item.wishes:
         rested = draft.at - draft.decided_ms.get(wish.npc.id, -draft.rules.cooldown_decide_ms)
         if rested >= draft.rules.cooldown_decide_ms or wish.urgent:
-            where = judgement.place(draft, wish.npc)
+            where = initiative.place(draft, wish.npc)
             speech = bool(draft.conversations[where].players())
-            judgement.want(draft, Wish(wish.npc.id, (wish.reason,), speech, wish.urgent))
+            initiative.want(draft, Wish(wish.npc.id, (wish.reason,), speech, wish.urgent))

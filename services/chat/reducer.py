@@ -11,7 +11,18 @@ from dataclasses import dataclass
 
 import msgspec
 
-from services.chat import effects, events, floor, hearing, inputs, judgement, membership, sessions
+from services.chat import (
+    award,
+    effects,
+    events,
+    floor,
+    hearing,
+    initiative,
+    inputs,
+    judgement,
+    membership,
+    sessions,
+)
 from services.chat.conversation import SOLO, Turn, Wish, World
 from services.chat.draft import Draft
 
@@ -134,8 +145,8 @@ def _failed(draft: Draft, where: str, turn: Turn, reason: str) -> None:
 
 
 def _wished(draft: Draft, item: inputs.Wished) -> None:
-    where = judgement.place(draft, item.npc)
-    judgement.want(draft, Wish(item.npc.id, item.reasons, item.speech, item.urgent, (item.request_id,)))
+    where = initiative.place(draft, item.npc)
+    initiative.want(draft, Wish(item.npc.id, item.reasons, item.speech, item.urgent, (item.request_id,)))
     judgement.arrange(draft, where)
 
 
@@ -147,7 +158,7 @@ def _fired(draft: Draft, timer: str) -> None:
     if kind == "gather":
         hearing.decide(draft, name)
     elif kind == "silence":
-        judgement.break_silence(draft, name)
+        initiative.break_silence(draft, name)
     elif kind == "greet":
         _greet(draft, name)
     elif kind == "absence":
@@ -174,7 +185,7 @@ def _greet(draft: Draft, conversation_id: str) -> None:
         return
     for player in conversation.players():
         spoken = conversation.rhythm.seats.get(player)
-        if (spoken is None or spoken.last < 0) and judgement.greet(draft, conversation_id, player):
+        if (spoken is None or spoken.last < 0) and initiative.greet(draft, conversation_id, player):
             return
 
 
@@ -187,10 +198,10 @@ def _loaded(draft: Draft, item: inputs.Loaded) -> None:
     for where, turn in list(draft.floors()):
         floor.close(draft, where, "cancelled" if turn.sentences else "failed", "OWNER_LOST")
         for owed in draft.conversations[where].owed:
-            judgement.fail_owed(draft, where, owed, "OWNER_LOST")
+            award.fail_owed(draft, where, owed, "OWNER_LOST")
         draft.change(where, owed=())
     for npc in list(draft.wishes):
-        judgement.drop_wish(draft, npc, "OWNER_LOST")
+        initiative.drop_wish(draft, npc, "OWNER_LOST")
     for utterance in list(draft.open.values()):
         if utterance.gathering and draft.at - utterance.at_ms > draft.rules.resume_ms:
             draft.disarm(f"gather:{utterance.id}")
@@ -199,7 +210,7 @@ def _loaded(draft: Draft, item: inputs.Loaded) -> None:
         waiting = draft.open.get(conversation.undecided)
         if waiting is not None and draft.at - waiting.at_ms > draft.rules.resume_ms:
             draft.change(conversation.id, undecided="")
-            judgement.keep_silent(draft, waiting, "OWNER_LOST")
+            award.keep_silent(draft, waiting, "OWNER_LOST")
 
 
 def _arrange_all(draft: Draft) -> None:

@@ -41,6 +41,7 @@ class Words:
     speaker_id: str
     speaker_name: str
     text: str
+    kind: str = PLAYER
     message_id: str = ""
     epoch: int = 0
     seq: int = 0
@@ -197,7 +198,7 @@ class Saying:
         if known is not None and known.name != known.id:
             return known
         shown = hygiene.name(words.speaker_name, known.name if known else words.speaker_id)
-        return Participant(words.speaker_id, shown, PLAYER, (shown,))
+        return Participant(words.speaker_id, shown, words.kind, (shown,))
 
     async def _waited(self, actor: WorldActor, words: Words, seen: Seen, *, duplicate: bool) -> Said:
         outcome = actor.outcomes.find(seen.utterance_id)

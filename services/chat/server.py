@@ -53,7 +53,13 @@ async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> 
     players = Allowance(settings.player_messages_per_10s, PERIOD_S)
     saying = Saying(worlds, store, state, moderator, app.clock, app.metrics, players)
     eraser = Eraser(store, worlds, state, sync, app.clock)
-    retention = Retention(store, app.clock, round(settings.retention_h * 3_600_000), settings.events_per_world)
+    retention = Retention(
+        store,
+        app.clock,
+        round(settings.retention_h * 3_600_000),
+        settings.events_per_world,
+        lambda world: worlds.loaded(world) is not None,
+    )
     servicer = ChatServicer(saying, worlds, store, bell, eraser, app.clock)
     app.add(chat_pb2_grpc.add_ChatServiceServicer_to_server, servicer, SERVICE)
 

@@ -13,6 +13,7 @@ from services.chat.bell import Bell
 from services.chat.erasure import Eraser
 from services.chat.events_servicer import conversation_of, event_of, explanation_of, reply_of
 from services.chat.outcome import Outcome
+from services.chat.policy import NPC, PLAYER
 from services.chat.saying import MARGIN_S, Said, Saying, Words
 from services.chat.store import ChatStore, Erasure
 from services.chat.worlds import Key, Worlds
@@ -44,6 +45,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
             speaker_id=request.speaker_id,
             speaker_name=request.speaker_name,
             text=request.text,
+            kind=NPC if request.speaker_kind == type_pb2.ENTITY_KIND_NPC else PLAYER,
             message_id=request.message_id,
             epoch=request.epoch,
             seq=request.seq,

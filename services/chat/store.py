@@ -145,9 +145,9 @@ class ChatStore:
 
     def bounds(self, world: World) -> Bounds:
         """What of a world's log is kept."""
-        ((oldest, end),) = self._database.read(
-            "SELECT min(seq), max(seq) FROM events WHERE tenant=? AND world=?", world
-        )
+        # Each alone is one step into the index; asked together they are a walk through the whole log.
+        ((oldest,),) = self._database.read("SELECT min(seq) FROM events WHERE tenant=? AND world=?", world)
+        ((end,),) = self._database.read("SELECT max(seq) FROM events WHERE tenant=? AND world=?", world)
         holes = self._database.read("SELECT low, high FROM holes WHERE tenant=? AND world=? ORDER BY low", world)
         return Bounds(oldest or 0, end or 0, tuple((low, high) for low, high in holes))
 
@@ -199,6 +199,10 @@ class ChatStore:
         return await self._database.write(
             lambda db: _trim(db, world, before_ms, keep), durable=False, fence=self.fence(world)
         )
+
+    async def drop(self, world: World) -> None:
+        """Forget a world of which nothing is within its retention. Its log begins anew if it ever comes back."""
+        await self._database.write(lambda db: _drop(db, world), durable=False, fence=self.fence(world))
 
     async def erase(self, world: World, player: str, names: Sequence[str]) -> int:
         """Remove a player from a world's log, explanations and seen ids. Answers how many rows changed."""
@@ -301,6 +305,11 @@ def _trim(db: sqlite3.Connection, world: World, before_ms: int, keep: int) -> in
     (oldest,) = db.execute("SELECT min(seq) FROM events WHERE tenant=? AND world=?", world).fetchone()
     db.execute("DELETE FROM holes WHERE tenant=? AND world=? AND high<?", (*world, oldest))
     return int(removed)
+
+
+def _drop(db: sqlite3.Connection, world: World) -> None:
+    for table in ("inputs", "events", "worlds", "holes", "turns", "seen"):
+        db.execute(f"DELETE FROM {table} WHERE tenant=? AND world=?", world)
 
 
 def _erase(db: sqlite3.Connection, world: World, player: str, names: Sequence[str]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.chat.store import ChatStore
@@ -17,12 +18,16 @@ _log = get_logger("chat")
 
 @dataclass(frozen=True, slots=True)
 class Retention:
-    """Drops log entries past their time or number (D7)."""
+    """Drops log entries past their time or number, and worlds of which nothing is left (D7).
+
+    in_use: whether a world is in memory; those are trimmed but never dropped.
+    """
 
     store: ChatStore
     clock: Clock
     keep_ms: int
     keep: int
+    in_use: Callable[[tuple[str, str]], bool]
 
     async def run(self) -> None:
         """Trim every world now and then, for ever."""
@@ -35,7 +40,16 @@ class Retention:
         removed = 0
         for world in self.store.worlds():
             try:
-                removed += await self.store.trim(world, self.clock.now_ms() - self.keep_ms, self.keep)
+                removed += await self._trim(world)
             except EarshotError as error:
                 _log.warning("trim_failed", reason=error.reason)
+        return removed
+
+    async def _trim(self, world: tuple[str, str]) -> int:
+        before = self.clock.now_ms() - self.keep_ms
+        removed = await self.store.trim(world, before, self.keep)
+        last = self.store.newest(world, 1)
+        if last and last[0].at_ms < before and not self.in_use(world):
+            await self.store.drop(world)
+            removed += 1
         return removed

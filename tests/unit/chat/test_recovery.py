@@ -131,15 +131,18 @@ async def test_old_entries_go_and_a_reader_behind_them_starts_anew() -> None:
             await asyncio.sleep(2)
         everything = await room.events()
         store = ChatStore(database_of(room), "")
-        removed = await Retention(store, LoopClock(), 3_600_000, 6).trim()
+        removed = await Retention(store, LoopClock(), 3_600_000, 6, lambda _: True).trim()
         assert removed == len(everything) - 6
         assert (await list_events(room, 3)).resync
         kept = await list_events(room, 0)
         assert [event.seq for event in kept.events] == [event.seq for event in everything[-6:]]
         assert not (await list_events(room, everything[-7].seq)).resync
         await asyncio.sleep(7200)
-        await Retention(store, LoopClock(), 3_600_000, 6).trim()
+        await Retention(store, LoopClock(), 3_600_000, 6, lambda _: True).trim()
         assert [event.seq for event in (await list_events(room, 0)).events] == [everything[-1].seq]
+        await Retention(store, LoopClock(), 3_600_000, 6, lambda _: False).trim()
+        assert (store.worlds(), store.known(KEY)) == ([], False)
+        assert (await list_events(room, everything[-1].seq)).resync
 
 
 async def test_what_was_said_in_an_ended_session_leaves_every_prompt() -> None:

@@ -1,0 +1,51 @@
+"""The room's metrics: what was logged, how long turns waited, how deep the queues are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from services.chat.conversation import CONVERSATION, URGENT, World
+from services.chat.effects import Ask
+from services.chat.events import Event, Turned
+from services.chat.floor import QUEUED
+from services.common.telemetry import Metrics
+
+
+def logged(metrics: Metrics, log: Iterable[Event]) -> None:
+    """Entries that were appended."""
+    for event in log:
+        body = event.body
+        metrics.events.labels(type(body).__name__.lower()).inc()
+        if not isinstance(body, Turned) or body.phase == "started":
+            continue
+        metrics.turns.labels(body.phase, body.reason).inc()
+        if body.phase == "ended":
+            metrics.turn_seconds.labels("end").observe(body.total_ms / 1000)
+            metrics.freshness_seconds.observe(body.age_ms / 1000)
+            if body.first_sentence_ms:
+                metrics.turn_seconds.labels("first_sentence").observe(body.first_sentence_ms / 1000)
+
+
+def asked(metrics: Metrics, world: World, ask: Ask, now_ms: int) -> None:
+    """How long a turn waited for a worker, and its player for the model to be asked."""
+    conversation = world.conversations.get(ask.conversation_id)
+    turn = conversation.floor if conversation else None
+    if turn is None or turn.id != ask.turn_id:
+        return
+    metrics.queue_wait_seconds.labels(turn.lane).observe(turn.stages.get("queue", 0) / 1000)
+    cause = world.open.get(turn.causes[-1]) if turn.causes else None
+    if cause is not None:
+        metrics.observe_stage("utterance_to_model", (now_ms - cause.at_ms) / 1000)
+
+
+def queued(metrics: Metrics, before: World, after: World) -> None:
+    """Turns of a world that wait for a worker."""
+    for lane in (URGENT, CONVERSATION):
+        change = _waiting(after, lane) - _waiting(before, lane)
+        if change:
+            metrics.queue_depth.labels(lane).inc(change)
+
+
+def _waiting(world: World, lane: str) -> int:
+    floors = (conversation.floor for conversation in world.conversations.values())
+    return sum(turn is not None and turn.lane == lane and turn.phase == QUEUED for turn in floors)
