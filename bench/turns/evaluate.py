@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import platform
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bench.turns import corpus
 from services.chat import vocative
@@ -143,9 +145,9 @@ def measure(recordings: list[Recording], rule: Rule) -> Outcome:
     return outcome
 
 
-def report(directory: Path, split: str) -> list[dict[str, object]]:
+def report(directory: Path, split: str) -> list[dict[str, Any]]:
     """One record per corpus and rule."""
-    records: list[dict[str, object]] = []
+    records: list[dict[str, Any]] = []
     for name in corpus.CORPORA:
         recordings = corpus.load(directory, name, split)
         for rule_name, rule in RULES.items():
@@ -167,6 +169,33 @@ def report(directory: Path, split: str) -> list[dict[str, object]]:
     return records
 
 
+def results(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The figures that have goals, each beside what the rules of thumb reach."""
+    found = []
+    for name, (top1, bits, gate) in GOALS.items():
+        rules = {record["rule"]: record for record in records if record["corpus"] == name}
+        wanted: tuple[tuple[str, str, float, Callable[[dict[str, Any]], float]], ...] = (
+            ("next speaker top-1", "%", top1, lambda record: record["top1"]),
+            ("next speaker top-1, listed ties", "%", top1, lambda record: record["top1_listed"]),
+            ("next speaker", "bits", bits, lambda record: record["bits"]),
+            ("gate balanced accuracy, best tau", "%", gate, lambda record: max(record["gate"].values())),
+            ("calls per player message at tau 0.5", "calls", 0.6, lambda record: record["calls"]["0.5"]),
+        )
+        for title, unit, goal, value in wanted:
+            own = value(rules["earshot"])
+            found.append(
+                {
+                    "name": f"{name}: {title}",
+                    "value": own,
+                    "unit": unit,
+                    "goal": goal,
+                    "ok": own >= goal if unit == "%" else own <= goal,
+                    "peers": {rule: value(record) for rule, record in rules.items() if rule != "earshot"},
+                }
+            )
+    return found
+
+
 def main() -> None:
     """Print the table, or JSON."""
     parser = argparse.ArgumentParser(description="measure the turn policy")
@@ -176,7 +205,7 @@ def main() -> None:
     arguments = parser.parse_args()
     records = report(arguments.directory, arguments.split)
     if arguments.json:
-        print(json.dumps(records))
+        print(json.dumps({"bench": "turns", "machine": platform.platform(), "results": results(records)}))
         return
     for record in records:
         print(
