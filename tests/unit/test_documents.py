@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from services.cli import commands
-from tests.unit.house import Checks, Plant, Tree, imported, modules, parsed, setting_names
+from tests.unit.house import ROOT, Checks, Plant, Tree, imported, modules, parsed, setting_names
 
 CHECKS = Checks()
 
@@ -74,12 +74,14 @@ BROUGHT_ALONG = {"pydantic", "opentelemetry-api"}
 RECORD = "docs/decisions/0001-dependencies.md"
 
 
-@CHECKS.add({RECORD: "| grpcio | contracts |"})
+@CHECKS.add({RECORD: "| grpcio | contracts |"}, {RECORD: (ROOT / RECORD).read_text() + "| leftpad | pads |\n"})
 def every_dependency_has_its_reason(files: Tree) -> list[str]:
+    """The record's table and pyproject.toml name the same packages."""
     names = declared(files) | declared(files, "build") | declared(files, "dev")
-    cells = " ".join(line.split("|")[1] for line in files[RECORD].splitlines() if line.startswith("|"))
-    listed = set(re.findall(r"[\w.-]+", cells))
-    return [f"{RECORD}: says nothing of {name}" for name in sorted(names - listed)]
+    rows = [line.split("|")[1] for line in files[RECORD].splitlines() if re.match(r"\|(?! package|-)", line)]
+    listed = set(re.findall(r"[\w.-]+", " ".join(rows).replace("*dev:*", "")))
+    missing = [f"{RECORD}: says nothing of {name}" for name in sorted(names - listed)]
+    return missing + [f"{RECORD}: speaks of {name}, which is not declared" for name in sorted(listed - names)]
 
 
 # -- settings ----------------------------------------------------------------------------------------------------------
