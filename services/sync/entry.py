@@ -71,7 +71,3 @@ class Entry:
             self.confirmed_revision, self.confirmed_ms = desired.revision, desired.revision_ms
         if desired.revision >= self.desired_revision and not (self.rewrite or self.distrust):
             self.dirty = None
-        until = self.agent.suspect_until() if self.agent is not None else None
-        if until is not None:
-            # Read back once nothing can land any more.
-            self.forced(Lane.LOW, until)

@@ -12,13 +12,14 @@ import unicodedata
 # Tokens that chat templates give a meaning to.
 _BRACKETED = re.compile(r"\[\s*(/?\s*(?:system|inst|assistant|user|tool|developer|sys)[^\]]{0,40})\]", re.IGNORECASE)
 _ROLE = re.compile(r"\b(system|assistant|developer)\s*:", re.IGNORECASE)
+_CUT = "..."
 _ANGLES = str.maketrans({"<": "‹", ">": "›", "`": "'"})
 
 
 def clean(text: str, limit: int) -> str:
     """`text` in one line: NFKC, without invisible, control and bidirectional characters, control tokens defanged.
 
-    At most `limit` characters; a cut is marked by "…".
+    At most `limit` characters; a cut is marked by "...".
     """
     kept = []
     for char in unicodedata.normalize("NFKC", text):
@@ -31,7 +32,7 @@ def clean(text: str, limit: int) -> str:
     joined = _ROLE.sub(r"\1 -", _BRACKETED.sub(r"(\1)", joined)).lstrip("#").strip()
     if len(joined) <= limit:
         return joined
-    return joined[: max(limit - 1, 0)].rstrip() + "…" if limit > 0 else ""
+    return joined[: limit - len(_CUT)].rstrip() + _CUT if limit > len(_CUT) else joined[: max(limit, 0)].rstrip()
 
 
 def clean_name(name: str) -> str:

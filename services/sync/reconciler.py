@@ -255,8 +255,11 @@ class Reconciler:
         return context
 
     def confirm(self, entry: Entry, desired: Desired) -> None:
-        """The preferred agent holds `desired`."""
+        """The preferred agent holds `desired`. What is suspect is read back once nothing can land any more."""
         entry.confirmed(desired)
+        until = entry.agent.suspect_until() if entry.agent is not None else None
+        if until is not None:
+            entry.forced(Lane.LOW, max(until, _now() + RETRY_MIN_S))
         self.schedule(entry)
 
     # -- what turns use too ----------------------------------------------------------------------------------------

@@ -18,8 +18,6 @@ from collections.abc import AsyncIterator, Awaitable, Sequence
 from types import ModuleType
 from typing import Any, TypeVar
 
-import httpx
-
 from services.sync.runtimes.letta_stream import Reading, is_pending, is_unknown_call, stream_fault
 from services.sync.runtimes.pace import paced, within
 from services.sync.runtimes.port import (
@@ -110,7 +108,7 @@ class LettaRuntime:
     async def create_agent(self, spec: AgentSpec, timeout: float) -> str:
         if spec.adopt:
             return await self._call(self._adopt(spec), timeout)
-        client, _ = await self.open()
+        client, sdk = await self.open()
         model = spec.model or self._model
         optional: dict[str, Any] = {}
         settings = self._model_settings(model, spec)
@@ -127,7 +125,7 @@ class LettaRuntime:
                 tags=[spec.tag],
                 # No memory tools: an agent that rewrites its own memory could keep what must be forgotten.
                 include_base_tools=False,
-                timeout=_timeout(timeout),
+                timeout=_timeout(sdk, timeout),
                 **optional,
             ),
             timeout,
@@ -287,7 +285,7 @@ class LettaRuntime:
                 streaming=True,
                 stream_tokens=True,
                 include_pings=False,
-                timeout=_timeout(timeout),
+                timeout=_timeout(sdk, timeout),
                 **optional,
             )
             reading = Reading()
@@ -390,5 +388,5 @@ def _approval(call_id: str, text: str, status: str) -> dict[str, Any]:
     return {"type": "tool", "tool_call_id": call_id, "tool_return": text, "status": status}
 
 
-def _timeout(seconds: float) -> httpx.Timeout:
-    return httpx.Timeout(max(seconds, 0.01), connect=min(max(seconds, 0.01), CONNECT_S))
+def _timeout(sdk: ModuleType, seconds: float) -> Any:
+    return sdk.Timeout(max(seconds, 0.01), connect=min(max(seconds, 0.01), CONNECT_S))

@@ -7,8 +7,6 @@ import time
 from types import ModuleType
 from typing import Any
 
-import httpx
-
 from services.sync.runtimes.port import (
     Garbled,
     Missing,
@@ -26,15 +24,19 @@ RETRY_AFTER_MAX_S = 300.0
 
 
 def fault_of(error: BaseException, sdk: ModuleType) -> RuntimeFault:
-    """The fault that an exception of the SDK, of httpx or of decoding stands for; it names classes, never content."""
+    """The fault that an exception of the SDK, of its HTTP library or of decoding stands for.
+
+    Its message names classes, never content. HTTP errors are known by class name: openai brings a library of its own.
+    """
     if isinstance(error, RuntimeFault):
         return error
+    names = _names(error)
     kind = type(error).__name__
-    if isinstance(error, sdk.APITimeoutError | httpx.TimeoutException | TimeoutError):
+    if isinstance(error, sdk.APITimeoutError) or names & {"TimeoutException", "TimeoutError"}:
         return _timeout(error, kind)
     if isinstance(error, sdk.APIConnectionError):
-        return _connection(error.__cause__, kind)
-    if isinstance(error, httpx.HTTPError):
+        return _connection(error.__cause__ or error, kind)
+    if names & {"TransportError", "RequestError"}:
         return _connection(error, kind)
     if isinstance(error, sdk.APIStatusError):
         return _status(error)
@@ -45,18 +47,21 @@ def fault_of(error: BaseException, sdk: ModuleType) -> RuntimeFault:
     raise error
 
 
+def _names(error: BaseException) -> set[str]:
+    return {kind.__name__ for kind in type(error).__mro__}
+
+
 def _timeout(error: BaseException, kind: str) -> RuntimeFault:
-    cause = error.__cause__ or error
-    if isinstance(cause, httpx.ConnectTimeout | httpx.PoolTimeout):
+    if _names(error.__cause__ or error) & {"ConnectTimeout", "PoolTimeout"}:
         return Unreachable(f"no connection in time ({kind})")
     return TimedOut(f"no answer in time ({kind})")
 
 
-def _connection(cause: BaseException | None, kind: str) -> RuntimeFault:
-    if isinstance(cause, httpx.ConnectError | httpx.UnsupportedProtocol):
+def _connection(cause: BaseException, kind: str) -> RuntimeFault:
+    if _names(cause) & {"ConnectError", "UnsupportedProtocol"}:
         return Unreachable("connection refused")
     # The request was sent and the connection broke: nobody knows.
-    return ServerFault(f"the connection broke ({type(cause).__name__ if cause else kind})", unknown=True)
+    return ServerFault(f"the connection broke ({type(cause).__name__} in {kind})", unknown=True)
 
 
 def _status(error: Any) -> RuntimeFault:

@@ -65,6 +65,11 @@ class Agent:
     writing: set[str] = field(default_factory=set)
 
 
+def mark_of(text: str) -> int:
+    """The revision with which FakeState marked a text."""
+    return int(text.split("mark ")[1].split(".")[0])
+
+
 @dataclass(frozen=True)
 class Asked:
     """What the model saw at the moment it was asked."""
@@ -85,7 +90,7 @@ class Asked:
     @property
     def mark(self) -> int:
         """Revision of the world that the model saw (FakeState marks every revision)."""
-        return int(self.situation.split("mark ")[1].split(".")[0])
+        return mark_of(self.situation)
 
 
 class FakeRuntime:
@@ -100,6 +105,7 @@ class FakeRuntime:
         self.down = False
         self.calls: list[str] = []
         self.writes: list[tuple[float, str, str, str]] = []  # as they took effect: time, agent, label, text
+        self.issued: list[tuple[str, str, str]] = []  # as they were sent: agent, label, text
         self.asked: list[Asked] = []
         self.answered: list[Sequence[ToolResult]] = []
         self.violations: list[str] = []
@@ -178,6 +184,7 @@ class FakeRuntime:
 
     async def write_block(self, agent_id: str, block: Block, timeout: float) -> None:
         plan = self._next("write")
+        self.issued.append((agent_id, block.label, block.text))
         agent = self._get(agent_id)
         if block.label in agent.writing:
             self.violations.append(f"two writes of {block.label} in flight")

@@ -14,7 +14,7 @@ from earshot.type.v1 import type_pb2
 
 from services.common.errors import from_rpc
 from services.sync.runtimes.port import Raced, RateLimited, ServerFault, TimedOut, TurnState
-from tests.unit.sync.fake_runtime import FakeRuntime, Plan
+from tests.unit.sync.fake_runtime import FakeRuntime, Plan, mark_of
 from tests.unit.sync.fake_state import FakeState
 from tests.unit.sync.room import Room, room
 
@@ -237,6 +237,7 @@ async def test_no_interleaving_leaves_an_older_value_or_asks_on_one(seed: int) -
 
         async with asyncio.TaskGroup() as group:
             for number in range(80):
+                sync.state.read_delay = rng.choice((0.0, 0.0, 0.0, 0.2, 1.2))
                 kind = rng.random()
                 if kind < 0.45:
                     lane = rng.choice((HIGH, MEDIUM, LOW))
@@ -247,6 +248,7 @@ async def test_no_interleaving_leaves_an_older_value_or_asks_on_one(seed: int) -
                     group.create_task(refresh())
                 await asyncio.sleep(rng.choice((0.0, 0.0, 0.1, 0.7, 3.0)))
         chaos.on = False
+        sync.state.read_delay = 0.0
         newest = sync.state.put(place="the Harbour", lane=HIGH)
         await asyncio.sleep(200)
         assert len(runtime.agents) >= 1
@@ -257,6 +259,9 @@ async def test_no_interleaving_leaves_an_older_value_or_asks_on_one(seed: int) -
         assert not status.suspect
         assert (await sync.converse()).sentences
     assert runtime.violations == []
+    for agent_id in runtime.agents:
+        sent = [mark_of(text) for one, label, text in runtime.issued if (one, label) == (agent_id, "situation")]
+        assert sent == sorted(sent), "an older value was sent after a newer one"
     for asked in runtime.asked:
         if asked.turn.turn_id in asked_at:
             assert asked.mark >= asked_at[asked.turn.turn_id], asked.turn.turn_id
