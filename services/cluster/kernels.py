@@ -29,7 +29,9 @@ _COMPONENTS = (
     "int32[::1], float64[::1], float64[::1], float64[::1], int64, int32[::1])"
 )
 
-_inner = numba.njit(nogil=True)
+# The GIL is kept: a call for a world takes microseconds, and giving it up hands it to a thread that may
+# keep it long.
+_inner = numba.njit()
 
 
 @_inner
@@ -218,7 +220,7 @@ def _across_buckets(  # type: ignore[no-untyped-def]  # compiled
                         break
 
 
-@numba.njit(_COMPONENTS, nogil=True, cache=_CACHE)
+@numba.njit(_COMPONENTS, cache=_CACHE)
 def components(  # type: ignore[no-untyped-def]  # compiled: the signature is _COMPONENTS
     offsets, x, y, z, before, link_offsets, link_a, link_b, join, leave, weight, brute_force_limit, label
 ):

@@ -18,6 +18,7 @@ from services.state.document import Document
 from services.state.event import Event
 from services.state.membership import Departed, Ended, Membership
 from services.state.observation import Expected, Observed
+from services.state.place import Standing
 from services.state.sequence import Base
 from services.state.situation import FOREVER, Situation
 
@@ -86,7 +87,7 @@ def encode(document: Document) -> bytes:
             membership.lineages, membership.formed, membership.of.tobytes(), membership.since_revision.tobytes(),
             membership.since_ms.tobytes(), dict(membership.departed), membership.ended,
             situation.tens.tobytes(), situation.alarm.tobytes(), situation.fighting_until.tobytes(),
-            situation.place.tobytes(), situation.band.tobytes(), situation.roster,
+            situation.standing.place.tobytes(), situation.standing.band.tobytes(), situation.standing.roster,
             tuple((*pair, until) for pair, until in observed.links.items()), dict(observed.expected),
             dict(observed.names), document.copresent, document.status_revision.tobytes(),
             document.group_revision.tobytes(), document.events_revision.tobytes(), document.events,
@@ -136,7 +137,7 @@ def _document(stored: _Stored, revision: int, tick: int) -> Document:
     situation = Situation(
         _array(stored.tens, np.int8, count), _array(stored.alarm, np.float32, count),
         np.where((until > 0) & (until < FOREVER), np.maximum(until + shift, 1), until),
-        _array(stored.place, np.int32, count), _array(stored.band, np.int8, count), stored.roster,
+        Standing(_array(stored.place, np.int32, count), _array(stored.band, np.int8, count), stored.roster),
     )  # fmt: skip
     observed = Observed(
         {(npc, player): until_tick + shift for npc, player, until_tick in stored.links},

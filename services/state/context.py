@@ -12,8 +12,8 @@ from services.state import change as changed
 from services.state.columns import NPC, PLAYER, Columns
 from services.state.document import Document
 from services.state.event import Event
+from services.state.place import AT
 from services.state.roster import Location, Profile, Roster
-from services.state.situation import AT
 
 NEARBY_STUDS = 50.0
 NEARBY_MOST = 5
@@ -190,10 +190,10 @@ def _absent(npc: str, profile: Profile) -> Entity:
 
 def _location(document: Document, roster: Roster, row: int) -> tuple[Location | None, int]:
     """The nearest known place with its band; what the game reports where there is no position."""
-    situation = document.situation
-    place = int(situation.place[row])
-    if place >= 0 and situation.roster == roster.version:
-        return roster.places[place], int(situation.band[row])
+    standing = document.situation.standing
+    place = int(standing.place[row])
+    if place >= 0 and standing.roster == roster.version:
+        return roster.places[place], int(standing.band[row])
     reported = document.columns.locations[row]
     if reported.casefold() in NO_PLACE:
         return None, 0

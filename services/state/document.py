@@ -314,7 +314,7 @@ def unchanged(document: Document, commit: Commit) -> bool:
         and after.observed is document.observed
         and after.columns.ids == document.columns.ids
         and bool((after.situation.fighting_until == document.situation.fighting_until).all())
-        and after.situation.roster == document.situation.roster
+        and after.situation.standing.roster == document.situation.standing.roster
     )
 
 

@@ -229,7 +229,7 @@ class Intake:
         """After a load: see to what is due, at once where a roster changed after the world was stored."""
         for world in self._worlds:
             self._schedule(world)
-            if world.document.situation.roster != self._worlds.roster(world.ref[0]).version:
+            if world.document.situation.standing.roster != self._worlds.roster(world.ref[0]).version:
                 self._agenda.add(world.ref, self._tick())
 
     def rewrite(self, tenant: str, npcs: set[str]) -> None:

@@ -10,26 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from services.state.columns import NPC, Columns, Floats, Floats32, Mask, Merge, Plan
+from services.state import place as places
+from services.state.columns import Floats32, Mask, Merge, Plan
 from services.state.membership import Longs
+from services.state.place import UNKNOWN, Small, Standing
 from services.state.roster import Roster
 
-Small = npt.NDArray[np.int8]
-Places = npt.NDArray[np.int32]
-
-UNKNOWN = -1
 # Health shown in tens keeps its value until the exact one is farther than this from it, in percent.
 HEALTH_BAND = 7.0
 # A fall of this much of the maximum since the last alarm is one (C4), in percent.
 ALARM = 10.0
-# Bands of the nearest place: enter at most, leave beyond, in studs.
-AT, NEAR, FAR = 1, 2, 3
-AT_ENTER, AT_LEAVE = 5.0, 6.0
-NEAR_ENTER, NEAR_LEAVE = 30.0, 33.0
-# Another place must be nearer by this to become the nearest.
-PLACE_BAND = 3.0
 FOREVER = 1 << 62  # fighting_until of those who fight now
 # What games call fighting, in lower case.
 COMBAT_ACTIONS = frozenset({"combat", "fighting", "fight", "attacking", "attack"})
@@ -39,15 +30,12 @@ COMBAT_EVENTS = frozenset({"combat", "attack", "damage", "hit", "killed"})
 @dataclass(frozen=True, slots=True)
 class Situation:
     """tens: 0..100 or -1; alarm: percent at the last alarm, NaN unknown; fighting_until: monotonic ms, 0
-    not fighting; place: row of the roster's positions or -1; band: AT, NEAR, FAR or 0. `roster` is the
-    version that places mean."""
+    not fighting; standing: where (see `place`)."""
 
     tens: Small
     alarm: Floats32
     fighting_until: Longs
-    place: Places
-    band: Small
-    roster: int
+    standing: Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +50,7 @@ class Shift:
 
 def nobody() -> Situation:
     """No entities."""
-    return Situation(
-        np.zeros(0, np.int8),
-        np.zeros(0, np.float32),
-        np.zeros(0, np.int64),
-        np.zeros(0, np.int32),
-        np.zeros(0, np.int8),
-        0,
-    )
+    return Situation(np.zeros(0, np.int8), np.zeros(0, np.float32), np.zeros(0, np.int64), places.nowhere())
 
 
 def settle(
@@ -85,29 +66,25 @@ def settle(
     combat.
     """
     plan, columns = merge.plan, merge.columns
-    if plan.same:
-        before = old
-    else:
+    before = old
+    if not plan.same:
         before = Situation(
             _carried(old.tens, plan, UNKNOWN),
             _carried(old.alarm, plan, np.nan),
             _carried(old.fighting_until, plan, 0),
-            _carried(old.place, plan, UNKNOWN),
-            _carried(old.band, plan, 0),
-            old.roster,
+            places.carried(old.standing, plan),
         )
     tens, alarm, alarmed = before.tens, before.alarm, np.zeros(len(columns), np.bool_)
     hurt = np.flatnonzero(merge.hurt if plan.same else merge.hurt | (plan.old < 0))
     if len(hurt):
         tens, alarm = _healths(before, columns.vitals, hurt.tolist(), alarmed)
     until, combat = _combat(before.fighting_until, fighting, struck, tick, linger_ms)
-    place, band = before.place, before.band
-    if np.count_nonzero(merge.moved) or not plan.same or old.roster != roster.version:
-        place, band = _places(before, columns, roster)
-    return (
-        Situation(tens, alarm, until, place, band, roster.version),
-        Shift(tens != before.tens, alarmed, combat, (place != before.place) | (band != before.band)),
-    )
+    was = now = before.standing
+    if np.count_nonzero(merge.moved) or not plan.same or was.roster != roster.version:
+        now = places.settle(was, columns, merge.moved, roster)
+    none = np.zeros(len(columns), np.bool_)
+    moved = none if now is was else (now.place != was.place) | (now.band != was.band)
+    return Situation(tens, alarm, until, now), Shift(tens != before.tens, alarmed, combat, moved)
 
 
 def _carried(values: Any, plan: Plan, unknown: float) -> Any:
@@ -146,39 +123,3 @@ def _combat(before: Longs, fighting: Mask, struck: Mask, tick: int, linger_ms: i
     until = np.where(fighting, FOREVER, np.where(struck, tick + linger_ms, lingering))
     changed: Mask = (until > 0) != (before > 0)
     return until, changed
-
-
-def _distances(xyz: Floats32, places: Floats) -> Floats:
-    """(3, N) and (L, 3) -> (N, L) studs."""
-    away: Floats = np.subtract.outer(xyz[0], places[:, 0])
-    away *= away
-    for axis in (1, 2):
-        step = np.subtract.outer(xyz[axis], places[:, axis])
-        step *= step
-        away += step
-    return np.sqrt(away, out=away)
-
-
-def _places(before: Situation, columns: Columns, roster: Roster) -> tuple[Places, Small]:
-    """Nearest place of every NPC with a position, and its band, both sticky."""
-    place = np.full(len(columns), UNKNOWN, np.int32)
-    band = np.zeros(len(columns), np.int8)
-    if not len(roster.positions):
-        return place, band
-    rows = np.flatnonzero((columns.kinds == NPC) & (columns.xyz[0] == columns.xyz[0]))
-    if not len(rows):
-        return place, band
-    away = _distances(columns.xyz[:, rows], roster.positions)
-    nearest = away.argmin(axis=1)
-    every = np.arange(len(rows))
-    distance = away[every, nearest]
-    was = before.place[rows] if before.roster == roster.version else np.full(len(rows), UNKNOWN)
-    kept = (was >= 0) & (away[every, was] - distance < PLACE_BAND)
-    chosen = np.where(kept, was, nearest)
-    distance = away[every, chosen]
-    band_was = np.where(kept, before.band[rows], 0)
-    at = (distance <= AT_ENTER) | ((distance <= AT_LEAVE) & (band_was == AT))
-    near = (distance <= NEAR_ENTER) | ((distance <= NEAR_LEAVE) & (band_was > 0) & (band_was < FAR))
-    place[rows] = chosen
-    band[rows] = np.where(at, AT, np.where(near, NEAR, FAR))
-    return place, band
