@@ -26,7 +26,6 @@ from services.edge.doorbell import Doorbell
 from services.edge.event import EVENTS_MAX, page
 from services.edge.request import Request, ask
 from services.edge.rooms import READ_S, Rooms
-from services.edge.routes import Route
 
 # After the first event: more of the same moment follow (sentences, actions), and polls are counted by the platform.
 COALESCE_S = 0.1
@@ -94,9 +93,6 @@ class Events:
         self._clock = clock
         self.polls = Polls()
 
-    def routes(self) -> list[Route]:
-        return [Route("GET", "/v1/events", self.get, gives=EventsAnswer, query=("world", "cursor", "hold", "session"))]
-
     async def get(self, request: Request) -> Answer:
         """200 with events and the next cursor; 204 when the hold ended without any.
 
@@ -104,7 +100,7 @@ class Events:
         """
         world = request.world()
         hold_s = request.seconds("hold", 0.0, self._hold_max_s)
-        session = bounds.short(request.query.get("session"), "session", bounds.ID)
+        session = self._session(request)
         if "cursor" not in request.query:
             response = await self.read(world, -1)
             return json_answer(EventsAnswer([], response.next_cursor))
@@ -117,6 +113,12 @@ class Events:
             return await poll()
         with self._admission.hold(), self._metrics.polls_held.track_inprogress():
             return await request.content.attended(poll)
+
+    def _session(self, request: Request) -> str:
+        """What makes two polls rivals: the session's token, or a name of the client's own."""
+        if request.caller.session is not None:
+            return "token:" + request.caller.session.id
+        return bounds.short(request.query.get("session"), "session", bounds.ID)
 
     async def _poll(self, world: type_pb2.WorldRef, cursor: int, hold_s: float, session: str) -> Answer:
         with self.polls.held(world.tenant, session) as held, self._doorbell.listening(world, held.wake):

@@ -114,6 +114,8 @@ class Gateway:
         try:
             with self._admission.admitted(route):
                 caller = NOBODY if route.open else self._tenants.resolve(target.key, headers)
+                if caller.session is not None:
+                    self._admission.rate(caller.session.id)
                 request = Request(
                     scope["method"], headers, scope["query_string"], caller, content, target.job, parameters
                 )

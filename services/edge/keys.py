@@ -13,14 +13,15 @@ import ipaddress
 import os
 import secrets
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
+from services.common.clock import Clock
 from services.common.errors import BadInput, Conflict, Forbidden, NotFound, Unauthenticated, Unavailable
 from services.common.settings import Settings
+from services.edge.token import PREFIX, Session, Tokens
 
 LOCAL_TENANT = "local"
 FILE = "keys.json"
@@ -49,6 +50,8 @@ class Caller:
 
     tenant: str
     key_id: str = ""
+    # Set when the request carries a session's token instead of the key.
+    session: Session | None = None
 
 
 class KeyFile:
@@ -113,9 +116,10 @@ class KeyFile:
 class Tenants:
     """Request -> caller."""
 
-    def __init__(self, file: KeyFile, monotonic: Callable[[], float]) -> None:
+    def __init__(self, file: KeyFile, tokens: Tokens, clock: Clock) -> None:
         self._file = file
-        self._monotonic = monotonic
+        self._tokens = tokens
+        self._clock = clock
         self._stamp = file.stamp()
         self._keys = file.load()
         self._looked_at = float("-inf")
@@ -134,24 +138,27 @@ class Tenants:
         self._refresh()
         host = headers.get(b"host", b"").decode("latin-1").lower()
         refuse_foreign_page(host, headers)
-        if not self._keys:
-            if not is_loopback(host_name(host)):
-                raise Forbidden(
-                    "without keys this edge answers on loopback names only; create one with: earshot key create",
-                    reason="KEYS_NEEDED",
-                )
-            return Caller(LOCAL_TENANT)
         text = path_key or _bearer(headers)
+        if not self._keys and not is_loopback(host_name(host)):
+            raise Forbidden(
+                "without keys this edge answers on loopback names only; create one with: earshot key create",
+                reason="KEYS_NEEDED",
+            )
+        if text.startswith(PREFIX):
+            return self._caller_in(text)
+        if not self._keys:
+            return Caller(LOCAL_TENANT)
         if not text:
             raise Unauthenticated("send Authorization: Bearer <key>, or /k/<key>/ before the path", reason="KEY_NEEDED")
         return self._caller_of(text)
 
-    def live(self, key_id: str) -> bool:
-        """Whether the key behind a session still lives."""
-        self._refresh()
-        if not self._keys:
-            return key_id == ""
-        return any(stored.id == key_id and not stored.revoked_ms for stored in self._keys)
+    def _caller_in(self, token: str) -> Caller:
+        """The caller of a session's token, as long as the key that it was opened with lives."""
+        session = self._tokens.check(token, self._clock.now_ms() / 1000)
+        live = any(stored.id == session.key_id and not stored.revoked_ms for stored in self._keys)
+        if self._keys and not live:
+            raise Unauthenticated("the key of this session was revoked", reason="UNKNOWN_SESSION")
+        return Caller(session.tenant, session.key_id, session)
 
     def _caller_of(self, text: str) -> Caller:
         wanted = digest(text)
@@ -165,7 +172,7 @@ class Tenants:
         return Caller(found.tenant, found.id)
 
     def _refresh(self) -> None:
-        now = self._monotonic()
+        now = self._clock.monotonic()
         if now - self._looked_at < RELOAD_S:
             return
         self._looked_at = now

@@ -81,7 +81,7 @@ def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
         "summary": text.partition("\n")[0],
         "parameters": [_path_parameter(name) for name in re.findall(r"{(\w+)}", route.template)]
         + [_query_parameter(name) for name in route.query],
-        "responses": {"200": _success(route, schema_of)},
+        "responses": {str(route.status): _success(route, schema_of)},
     }
     if route.takes is not None:
         operation["requestBody"] = {"required": True, **_content(schema_of[route.takes])}

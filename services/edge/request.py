@@ -11,10 +11,11 @@ from urllib.parse import parse_qsl
 import grpc
 from earshot.type.v1 import type_pb2
 
-from services.common.errors import BadInput, Unavailable, from_rpc
+from services.common.errors import BadInput, Forbidden, Unauthenticated, Unavailable, from_rpc
 from services.edge import bounds
 from services.edge.body import Body
 from services.edge.keys import Caller
+from services.edge.token import Session
 
 T = TypeVar("T")
 
@@ -39,6 +40,12 @@ class Request:
     def tenant(self) -> str:
         return self.caller.tenant
 
+    def session(self) -> Session:
+        """The session that the request is part of. Raises Unauthenticated when it carries no token."""
+        if self.caller.session is None:
+            raise Unauthenticated("send the session's token as Authorization: Bearer", reason="SESSION_NEEDED")
+        return self.caller.session
+
     @property
     def query(self) -> dict[str, str]:
         """Query values, the first of each name."""
@@ -55,19 +62,29 @@ class Request:
         return self._query
 
     def world(self, named: object = None) -> type_pb2.WorldRef:
-        """The world that a body names, else the query, else the existing game's: place and job."""
-        if named is not None:
+        """The world that a body names, else the query, else the session's, else the existing game's: place and job.
+
+        Raises Forbidden when a session names another world than its own.
+        """
+        session = self.caller.session
+        if session is not None and named is None and "world" not in self.query:
+            name = session.world
+        elif named is not None:
             name = bounds.world_name(named)
         elif "world" in self.query:
             name = bounds.world_name(self.query["world"])
         else:
             name = self._default_world()
+        if session is not None and name != session.world:
+            raise Forbidden("this session is for another world", reason="WORLD_MISMATCH")
         return type_pb2.WorldRef(tenant=self.tenant, world=name)
 
     @property
     def names_world(self) -> bool:
         """Whether anything says which world is meant."""
-        return "world" in self.query or bool(self.job) or _place_id(self.headers) != ""
+        return (
+            "world" in self.query or self.caller.session is not None or bool(self.job) or _place_id(self.headers) != ""
+        )
 
     def _default_world(self) -> str:
         place = _place_id(self.headers)

@@ -16,6 +16,8 @@ READ_S = 3.0
 WRITE_S = 5.0
 # What a call that waits on purpose gets on top of its wait.
 MARGIN_S = 3.0
+# No entity has this id: asking who hears it answers the world's revision and epoch, and nothing else.
+NOBODY_HEARD = "\x00"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ class Route:
     takes: Any = None
     gives: Any = None
     query: tuple[str, ...] = ()
+    status: int = 200
     # Needs no key and is never refused for load: probes and pages.
     open: bool = False
 

@@ -13,20 +13,26 @@ from services.common.errors import Forbidden
 from services.edge.admission import Admission
 from services.edge.body import Limits
 from services.edge.doorbell import Doorbell
+from services.edge.erasures import Erasures
 from services.edge.events import Events
 from services.edge.existing import Existing
+from services.edge.game_sync import GameSync
 from services.edge.gateway import Gateway
 from services.edge.ingest import Ingest
 from services.edge.keys import KeyFile, Tenants, is_loopback
 from services.edge.listener import ListenFailed, bound_socket, listener
 from services.edge.messages import Messages
+from services.edge.npc_calls import NpcCalls
 from services.edge.openapi import Contract
 from services.edge.probes import Probes
 from services.edge.rooms import Rooms
 from services.edge.roster import RosterPages
 from services.edge.routes import Routes
 from services.edge.scope import Scope
+from services.edge.sessions import Sessions
 from services.edge.snapshots import Snapshots
+from services.edge.stream import EventStream
+from services.edge.token import Tokens
 from services.edge.worlds import Worlds
 
 # How long requests may finish once the edge stops; held polls end at once.
@@ -73,20 +79,25 @@ def build(app: App) -> Edge:
     snapshots = Snapshots(ingest, settings, metrics, clock)
     messages = Messages(rooms, admission, settings)
     events = Events(rooms, doorbell, admission, settings, metrics, clock)
+    worlds, tokens = Worlds(rooms), Tokens(settings)
     routes = [
         *snapshots.routes(),
-        *events.routes(),
+        *EventStream(events, doorbell).routes(),
         *messages.routes(),
         *Existing(rooms, snapshots, messages, settings, clock).routes(),
         *RosterPages(rooms).routes(),
-        *Worlds(rooms).routes(),
+        *worlds.routes(),
+        *Sessions(rooms, tokens, settings, clock).routes(),
+        *GameSync(rooms, snapshots, events, settings).routes(),
+        *NpcCalls(rooms, worlds, admission, settings).routes(),
+        *Erasures(rooms).routes(),
         *Probes(app.check_ready, metrics.registry, admission).routes(),
         *Scope().routes(),
     ]
     contract = Contract(routes)
     gateway = Gateway(
         Routes([*routes, *contract.routes()]),
-        Tenants(KeyFile(settings), clock.monotonic),
+        Tenants(KeyFile(settings), tokens, clock),
         admission,
         Limits(settings.body_limit, settings.body_limit_compressed, settings.body_timeout_s),
         metrics,

@@ -23,60 +23,68 @@ from services.edge.columns import (
     places,
     refuse,
 )
-from services.edge.contract.snapshot import EntityParts, GameEvent, KnownSnapshot, Snapshot, SnapshotHead
+from services.edge.contract.snapshot import EntityParts, GameEvent, SnapshotHead
 from services.edge.document import Document, Path, path_text
 from services.edge.existing_snapshot import ExistingSnapshot, is_existing
 
-_KNOWN = Document(KnownSnapshot)
-_OPEN = Document(Snapshot)
 _PARTS = Document(EntityParts)
 _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(slots=True)
 class Reading:
-    """What a request said. `item` has no id, world and budget yet."""
+    """What a request said. `item` has no id, world and budget yet; `parsed` is the whole request."""
 
     world: str | None
     item: state_pb2.SnapshotItem
+    parsed: Any
     refused: Refusals = field(default_factory=list)
 
 
-def read_snapshot(body: bytes, *, entities_max: int, stale_after_s: float) -> Reading:
-    """Read either shape.
+class SnapshotReader:
+    """Reads bodies that hold a snapshot of either shape.
 
-    entities_max: entities per snapshot. stale_after_s: an entry of the existing game that is older than its snapshot by
-    this is gone (it never removes entries). Raises BadInput and TooLarge; nothing of the request is applied then.
+    known: the type whose entities have no unknown fields, tried first. opened: the same with any fields; a second
+    reading finds those. entities_max: entities per snapshot. stale_after_s: an entry of the existing game that is
+    older than its snapshot by this is gone (it never removes entries).
     """
-    try:
-        parsed, bare = _KNOWN.read(body)
-    except BadInput as error:
-        if error.reason != "INVALID_FIELD":
-            raise
-        # Perhaps only a field that the contract does not name: the open types say what is really wrong.
-        opened, bare = _OPEN.read(body)
-        parts = listed(_PARTS.value(body).entities)
-        return _reading(opened, opened.entities, bare, parts, entities_max, stale_after_s)
-    return _reading(parsed, parsed.entities, bare, None, entities_max, stale_after_s)
+
+    def __init__(self, known: type[Any], opened: type[Any], *, entities_max: int, stale_after_s: float) -> None:
+        self._known: Document[Any] = Document(known)
+        self._opened: Document[Any] = Document(opened)
+        self._entities_max = entities_max
+        self._stale_after_s = stale_after_s
+
+    def read(self, body: bytes) -> Reading:
+        """What the body says. Raises BadInput and TooLarge; nothing of the request is applied then."""
+        try:
+            parsed, bare = self._known.read(body)
+        except BadInput as error:
+            if error.reason != "INVALID_FIELD":
+                raise
+            # Perhaps only a field that the contract does not name: the open types say what is really wrong.
+            parsed, bare = self._opened.read(body)
+            parts = listed(_PARTS.value(body).entities)
+        else:
+            parts = None
+        return _reading(parsed, bare, parts, self._entities_max, self._stale_after_s)
 
 
-def _reading(
-    head: SnapshotHead, entities: Any, bare: list[Path], parts: Any, entities_max: int, stale_after_s: float
-) -> Reading:
+def _reading(head: Any, bare: list[Path], parts: Any, entities_max: int, stale_after_s: float) -> Reading:
     item = _sequence(head)
-    reading = Reading(None if head.world is None else bounds.world_name(head.world), item)
+    reading = Reading(None if head.world is None else bounds.world_name(head.world), item, head)
     for path in bare:
         refuse(reading.refused, path_text(path), "NOT_FINITE")
     groups: list[Group]
     kinds: dict[str, int] = {}
-    if entities is None and is_existing(head):
+    if head.entities is None and is_existing(head):
         existing = ExistingSnapshot(head)
         spoiled: set[Any] = {path[1] for path in bare if path[0] == "humanContext" and path[2:3] == ("position",)}
         item.ids_are_names = True
         item.entities.CopyFrom(existing.columns(reading.refused, spoiled, entities_max, stale_after_s))
         kinds, groups = existing.kinds, existing.groups
     else:
-        rows = listed(entities)
+        rows = listed(head.entities)
         bounds.count(rows, "entities", entities_max)
         spoiled = {path[1] for path in bare if path[0] == "entities" and path[2:3] == ("position",)}
         item.entities.CopyFrom(entity_columns(rows, reading.refused, delta=item.delta, spoiled=spoiled, extras=parts))

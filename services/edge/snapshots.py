@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from earshot.state.v1 import state_pb2
 from earshot.type.v1 import type_pb2
@@ -12,11 +13,11 @@ from services.common.errors import DeadlineExceeded, EarshotError, Overloaded, U
 from services.common.settings import Settings
 from services.common.telemetry import Metrics, traceparent
 from services.edge.answer import Answer, json_answer
-from services.edge.contract.snapshot import Snapshot, SnapshotAnswer, TransitionAnswer
+from services.edge.contract.snapshot import KnownSnapshot, Snapshot, SnapshotAnswer, TransitionAnswer
 from services.edge.ingest import Ingest
 from services.edge.request import Request
 from services.edge.routes import Route
-from services.edge.snapshot import Reading, read_snapshot
+from services.edge.snapshot import Reading, SnapshotReader
 from services.edge.view import TRANSITIONS, cluster_answers, refusals
 
 OUTCOMES = {
@@ -32,7 +33,8 @@ class Snapshots:
 
     def __init__(self, ingest: Ingest, settings: Settings, metrics: Metrics, clock: Clock) -> None:
         self._ingest = ingest
-        self._settings = settings
+        self._deadline_s = settings.snapshot_deadline_s
+        self._reader = self.reader(settings, KnownSnapshot, Snapshot)
         self._metrics = metrics
         self._clock = clock
 
@@ -49,15 +51,18 @@ class Snapshots:
 
     def deadline(self) -> float:
         """Counted from admission (DESIGN section 3)."""
-        return self._clock.monotonic() + self._settings.snapshot_deadline_s
+        return self._clock.monotonic() + self._deadline_s
 
-    def read(self, body: bytes) -> Reading:
+    @staticmethod
+    def reader(settings: Settings, known: type[Any], opened: type[Any]) -> SnapshotReader:
+        """A reader with the settings' bounds."""
+        return SnapshotReader(known, opened, entities_max=settings.entities_max, stale_after_s=settings.stale_after_s)
+
+    def read(self, body: bytes, reader: SnapshotReader | None = None) -> Reading:
         """The body as an item of the stream. Raises BadInput and TooLarge."""
         started = time.perf_counter()
         try:
-            return read_snapshot(
-                body, entities_max=self._settings.entities_max, stale_after_s=self._settings.stale_after_s
-            )
+            return (reader or self._reader).read(body)
         except EarshotError:
             self._metrics.snapshots.labels("refused").inc()
             raise
@@ -86,9 +91,13 @@ def snapshot_answer(world: str, result: state_pb2.SnapshotResult, reading: Readi
         result.revision,
         OUTCOMES.get(result.outcome, ""),
         cluster_answers(result.clusters),
-        [
-            TransitionAnswer(TRANSITIONS.get(one.type, ""), one.lineage, list(one.member_ids), one.other_lineage)
-            for one in result.transitions
-        ],
+        transition_answers(result),
         refusals([*reading.refused, *result.refused]),
     )
+
+
+def transition_answers(result: state_pb2.SnapshotResult) -> list[TransitionAnswer]:
+    return [
+        TransitionAnswer(TRANSITIONS.get(one.type, ""), one.lineage, list(one.member_ids), one.other_lineage)
+        for one in result.transitions
+    ]

@@ -26,6 +26,8 @@ from services.common.settings import Settings
 from services.edge.server import Edge, build
 
 Key = tuple[str, str]
+# Read once: reading the environment takes longer than most tests.
+DEFAULTS = Settings()
 
 
 def key_of(world: type_pb2.WorldRef) -> Key:
@@ -72,6 +74,9 @@ class FakeState(state_pb2_grpc.StateServiceServicer):
         if self.failure is not None:
             return state_pb2.SnapshotResult(id=item.id, status=to_status(self.failure))
         key = key_of(item.world)
+        if item.epoch and item.epoch < len(self._boots.get(key, [])):
+            stale = Conflict("a newer session is open", reason="STALE_EPOCH")
+            return state_pb2.SnapshotResult(id=item.id, status=to_status(stale))
         outcome = state_pb2.INGEST_OUTCOME_APPLIED
         if item.seq and item.seq <= self.seqs.get(key, 0):
             outcome = state_pb2.INGEST_OUTCOME_DUPLICATE
@@ -246,6 +251,11 @@ class FakeState(state_pb2_grpc.StateServiceServicer):
         member.entity.position.x = 2.5
         return told
 
+    async def GetEarshot(self, request: state_pb2.GetEarshotRequest, context: Any) -> state_pb2.GetEarshotResponse:
+        self._check()
+        key = key_of(request.world)
+        return state_pb2.GetEarshotResponse(revision=self.revisions[key], epoch=len(self._boots.get(key, [])))
+
     async def OpenSession(self, request: state_pb2.OpenSessionRequest, context: Any) -> state_pb2.OpenSessionResponse:
         self._check()
         key = key_of(request.world)
@@ -268,9 +278,6 @@ class FakeState(state_pb2_grpc.StateServiceServicer):
     _boots: dict[Key, list[tuple[str, str]]] = field(default_factory=dict)
 
     # -- not called by the edge
-
-    async def GetEarshot(self, request: Any, context: Any) -> Any:
-        raise NotImplementedError
 
     def WatchNpcs(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
@@ -300,6 +307,7 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
     watches: int = 0
     lists: int = 0
     decided: list[chat_pb2.DecideRequest] = field(default_factory=list)
+    decision: chat_pb2.DecideResponse | None = None
     erased: list[chat_pb2.ErasePlayerRequest] = field(default_factory=list)
 
     def append(self, tenant: str, world: str, **event: Any) -> chat_pb2.Event:
@@ -353,7 +361,7 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
         if self.failure is not None:
             raise self.failure
         self.decided.append(request)
-        return chat_pb2.DecideResponse(turn_id="t9", outcome="pending", reason="COMBAT")
+        return self.decision or chat_pb2.DecideResponse(turn_id="t9", outcome="pending", reason="COMBAT")
 
     async def ListEvents(self, request: chat_pb2.ListEventsRequest, context: Any) -> chat_pb2.ListEventsResponse:
         if self.failure is not None:
@@ -495,7 +503,7 @@ class World:
 async def world(**settings: Any) -> AsyncIterator[World]:
     """The edge in process: no socket, no store."""
     options: dict[str, Any] = {"data": ":memory:", "listen": "127.0.0.1:0", "shutdown_s": 0.0, **settings}
-    app = App(Settings(**options), ("edge", "state", "sync", "chat"), clock=LoopClock())
+    app = App(DEFAULTS.model_copy(update=options), ("edge", "state", "sync", "chat"), clock=LoopClock())
     state, chat, sync = FakeState(), FakeChat(), FakeSync()
     app.add(state_pb2_grpc.add_StateServiceServicer_to_server, state, "earshot.state.v1.StateService")
     app.add(chat_pb2_grpc.add_ChatServiceServicer_to_server, chat, "earshot.chat.v1.ChatService")

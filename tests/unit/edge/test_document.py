@@ -18,29 +18,34 @@ from services.edge import bounds
 from services.edge.columns import listed
 from services.edge.contract.existing import Chat, DescribePlayer, GroupUpdate, StatusUpdate
 from services.edge.contract.message import Message
+from services.edge.contract.npc_call import Batch
 from services.edge.contract.roster import Roster
-from services.edge.contract.snapshot import Snapshot
+from services.edge.contract.session import KnownSync, Sync
+from services.edge.contract.snapshot import KnownSnapshot, Snapshot
 from services.edge.document import MAX_DEPTH, Document, depth, path_text
 from services.edge.existing import existing_say
+from services.edge.game_sync import action_results
 from services.edge.messages import said
+from services.edge.npc_calls import batch_updates
 from services.edge.profile import locations, players, profiles
-from services.edge.snapshot import read_snapshot
+from services.edge.snapshot import SnapshotReader
 from services.edge.status_text import read_status
 
+READER = SnapshotReader(KnownSnapshot, Snapshot, entities_max=500, stale_after_s=60)
+SYNC_READER = SnapshotReader(KnownSync, Sync, entities_max=500, stale_after_s=60)
 WORLD = type_pb2.WorldRef(tenant="t", world="w")
 EXAMPLES = settings(max_examples=60, deadline=None)
 
 # Words of the contracts, so that random documents reach deep into them.
-WORDS = sorted(
-    {
-        "world", "epoch", "seq", "delta", "base_seq", "timestamp", "entities", "left", "events", "groups", "positions",
-        "clusters", "humanContext", "id", "kind", "name", "position", "health", "max_health", "action", "location",
-        "last_seen", "state", "description", "x", "y", "z", "current", "max", "isMoving", "members", "npcs", "players",
-        "currentGroups", "lastSeen", "type", "actor", "text", "data", "at", "npc", "player", "Pete", "player_id",
-        "speaker", "to", "message_id", "wait", "npc_id", "participant_id", "messages", "message", "content", "context",
-        "role", "is_joining", "status_text", "user_id", "locations", "display_name", "aliases", "persona", "slug",
-        "talkativeness", "blocks", "coordinates", "model_settings", "lines", "participant_name", "[SYSTEM] x",
-    }
+WORDS = (
+    "world", "epoch", "seq", "delta", "base_seq", "timestamp", "entities", "left", "events", "groups", "positions",
+    "clusters", "humanContext", "id", "kind", "name", "position", "health", "max_health", "action", "location",
+    "last_seen", "state", "description", "x", "y", "z", "current", "max", "isMoving", "members", "npcs", "players",
+    "currentGroups", "lastSeen", "type", "actor", "text", "data", "at", "npc", "player", "Pete", "player_id",
+    "speaker", "to", "message_id", "wait", "npc_id", "participant_id", "messages", "message", "content", "context",
+    "role", "is_joining", "utterances", "action_results", "action_id", "updates", "cursor", "status", "group",
+    "status_text", "user_id", "locations", "display_name", "aliases", "persona", "slug", "talkativeness", "blocks",
+    "coordinates", "model_settings", "lines", "participant_name", "[SYSTEM] x",
 )  # fmt: skip
 SCALARS = st.one_of(
     st.none(),
@@ -90,7 +95,9 @@ def encoded(value: Any) -> bytes:
 def read(body: bytes) -> None:
     """What the endpoints do with a body. Raises EarshotError only."""
     for attempt in (
-        lambda: check(read_snapshot(body, entities_max=500, stale_after_s=60).item),
+        lambda: check(READER.read(body).item),
+        lambda: sync(body),
+        lambda: batch_updates(Document(Batch).value(body)),
         lambda: said(Document(Message).value(body), WORLD).SerializeToString(),
         lambda: existing_say(Document(Chat).value(body), WORLD).SerializeToString(),
         lambda: [Document(kind).value(body) for kind in (GroupUpdate, StatusUpdate, DescribePlayer)],
@@ -98,6 +105,13 @@ def read(body: bytes) -> None:
     ):
         with contextlib.suppress(EarshotError):
             attempt()
+
+
+def sync(body: bytes) -> None:
+    reading = SYNC_READER.read(body)
+    check(reading.item)
+    for observation in action_results(listed(reading.parsed.action_results), reading.refused):
+        assert observation.SerializeToString()
 
 
 def roster(value: Roster) -> None:
@@ -161,7 +175,7 @@ def test_arbitrary_objects_in_the_words_of_the_contract(value: Any) -> None:
 def test_entities_stand_or_are_named(entities: list[Any], delta: bool) -> None:
     body = encoded({"entities": entities, "delta": delta, "seq": 2, "base_seq": 1})
     try:
-        reading = read_snapshot(body, entities_max=500, stale_after_s=60)
+        reading = READER.read(body)
     except BadInput:
         return
     check(reading.item)
