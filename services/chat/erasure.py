@@ -81,7 +81,11 @@ class Eraser:
 
     async def _erase(self, job: Erasure) -> tuple[Receipt, ...]:
         """The log says which agents heard the player: read it first, then let every store forget."""
-        worlds = self.store.worlds(job.tenant)
+        worlds = [
+            world
+            for world in self.store.worlds(job.tenant)
+            if self.worlds.loaded(world) is not None or self.store.mentions(world, job.player)
+        ]
         npcs = [
             state_pb2.NpcKey(world=type_pb2.WorldRef(tenant=world[0], world=world[1]), npc_id=npc)
             for world in worlds

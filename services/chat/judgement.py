@@ -26,6 +26,7 @@ def judge(draft: Draft, utterance_id: str) -> None:
     elif decision.reason == "ADDRESSED_PLAYER":
         award.decline(draft, conversation.id, utterance, decision)
     elif conversation.floor is not None:
+        draft.change_utterance(conversation.undecided, reason="SUPERSEDED")
         draft.change(conversation.id, undecided=utterance.id)
     elif decision.speakers and not conversation.owed:
         causes = floor.causes_of(draft, conversation.id)

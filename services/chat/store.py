@@ -210,6 +210,19 @@ class ChatStore:
             lambda db: _erase(db, world, player, names), durable=True, fence=self.fence(world)
         )
 
+    def mentions(self, world: World, player: str) -> bool:
+        """Whether anything stored of a world holds the player's id."""
+        mark = player.encode()
+        for table, column in (("worlds", "state"), ("inputs", "body"), ("events", "body"), ("turns", "why")):
+            sql = f"SELECT 1 FROM {table} WHERE tenant=? AND world=? AND instr({column}, ?) LIMIT 1"
+            if self._database.read(sql, (*world, mark)):
+                return True
+        return bool(
+            self._database.read(
+                "SELECT 1 FROM seen WHERE tenant=? AND world=? AND instr(key, ?) LIMIT 1", (*world, player)
+            )
+        )
+
     def hearers(self, world: World, player: str) -> set[str]:
         """NPCs that heard a player, as the log knows."""
         rows = self._database.read(

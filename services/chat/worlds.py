@@ -65,7 +65,7 @@ class Worlds:
         await self._tools.crew.ready()
         actor = self._actors.get(world)
         if actor is None or actor.closed:
-            actor = WorldActor(world, digest_of(world), self._tools)
+            actor = WorldActor(world, digest_of(world, self._tools.clock.now_ms()), self._tools)
             self._actors[world] = actor
             self._tools.crew.spawn("chat.world", partial(self._live, actor))
         await actor.ready()
@@ -190,9 +190,9 @@ class Worlds:
             del busy[key]
 
 
-def digest_of(world: Key) -> str:
-    """Eight hex digits that make a world's ids different from another's."""
-    return hashlib.blake2b("\0".join(world).encode(), digest_size=4).hexdigest()
+def digest_of(world: Key, loaded_ms: int) -> str:
+    """Twelve hex digits that make the ids of one load of a world different from all others': turn ids live longer."""
+    return hashlib.blake2b("\0".join((*world, str(loaded_ms))).encode(), digest_size=6).hexdigest()
 
 
 def observed(heard: state_pb2.GetEarshotResponse, profiles: dict[str, type_pb2.NpcProfile], known: World) -> Observed:
