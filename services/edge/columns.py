@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import numpy as np
 from earshot.type.v1 import type_pb2
 
 from services.common.errors import BadInput
@@ -60,29 +61,30 @@ class _Rows:
 
 def entity_columns(
     entities: Sequence[Entity],
+    columns: type_pb2.EntityColumns,
     refused: Refusals,
     *,
     delta: bool,
     spoiled: Collection[int] = (),
     extras: Extras | None = None,
-) -> type_pb2.EntityColumns:
-    """Columns of the entities that can stand, in their order.
+) -> None:
+    """Fill `columns` with the entities that can stand, in their order.
 
     refused: gets one entry for each part left out. delta: a row may leave its kind out (it does not change).
     spoiled: indices of entities with a bare inf or nan in their position. extras: all fields of each entity, when some
     are not named by the contract. Raises BadInput and TooLarge when a bound is broken: nothing is applied then.
     """
     if not entities:
-        return type_pb2.EntityColumns()
+        return
     rows = None if spoiled else _all(entities)
     rows = rows or _standing(entities, refused, delta=delta, spoiled=spoiled)
-    columns = type_pb2.EntityColumns(ids=rows.ids, kinds=rows.kinds)
+    columns.ids.extend(rows.ids)
+    columns.kinds = rows.kinds
     pack_axes(columns, rows.axes)
     _pack_texts(columns, rows)
     _pack_health(columns, rows, refused)
     columns.last_seen = doubles([entity.last_seen for entity in rows.entities])
     _pack_details(columns, rows, extras)
-    return columns
 
 
 def _all(entities: Sequence[Any]) -> _Rows | None:
@@ -200,21 +202,33 @@ def _pack_texts(columns: type_pb2.EntityColumns, rows: _Rows) -> None:
 
 
 def _pack_health(columns: type_pb2.EntityColumns, rows: _Rows, refused: Refusals) -> None:
-    now: list[float] = []
-    most: list[float] = []
-    for place, entity in enumerate(rows.entities):
-        current, maximum = health_of(entity.health)
-        if entity.max_health is not None:
-            maximum = entity.max_health
-        for value, column, field in ((current, now, "health"), (maximum, most, "max_health")):
-            if value is None:
-                column.append(NAN)
-            elif abs(value) < FLOAT_MAX:
-                column.append(value)
-            else:
-                refuse(refused, f"entities[{rows.indices[place]}].{field}", "NOT_FINITE")
-                column.append(NAN)
-    columns.health, columns.max_health = known_floats(now), known_floats(most)
+    told = [entity.health for entity in rows.entities]
+    most = [entity.max_health for entity in rows.entities]
+    if not {type(health) for health in told} <= _PLAIN:
+        pairs = [health_of(health) for health in told]
+        now = [current for current, _ in pairs]
+        most = [own if own is not None else maximum for own, (_, maximum) in zip(most, pairs, strict=True)]
+    else:
+        now = told  # type: ignore[assignment] # numbers and None, as just seen
+    columns.health = _finite(now, "health", rows, refused)
+    columns.max_health = _finite(most, "max_health", rows, refused)
+
+
+_PLAIN = frozenset({float, int, type(None)})
+
+
+def _finite(values: list[float | None], field: str, rows: _Rows, refused: Refusals) -> bytes:
+    """A column of numbers; what float32 cannot hold is unknown and reported."""
+    if values.count(None) == len(values):
+        return b""
+    kept = [NAN if value is None else value for value in values]
+    packed = floats(kept)
+    if not np.isinf(np.frombuffer(packed, "<f4")).any():
+        return packed
+    for index, value in zip(rows.indices, kept, strict=True):
+        if abs(value) >= FLOAT_MAX:
+            refuse(refused, f"entities[{index}].{field}", "NOT_FINITE")
+    return known_floats([NAN if abs(value) >= FLOAT_MAX else value for value in kept])
 
 
 def health_of(health: float | Health | list[None] | None) -> tuple[float | None, float | None]:

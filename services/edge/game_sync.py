@@ -19,6 +19,7 @@ from services.edge.answer import Answer, fault, json_answer
 from services.edge.columns import FLOAT_MAX, Refusals, listed, refuse
 from services.edge.contract.message import Message
 from services.edge.contract.session import ActionResult, ActionUpdates, KnownSync, Said, Sync, SyncAnswer, SyncUtterance
+from services.edge.contract.shared import Refusal
 from services.edge.event import page
 from services.edge.events import Events
 from services.edge.messages import OUTCOMES as SAID
@@ -65,10 +66,10 @@ class GameSync:
         observations = action_results(results, reading.refused)
         answer = await self._snapshot(reading, world, deadline)
         if observations:
-            message = state_pb2.ReportObservationsRequest(world=world, observations=observations)
+            message = state_pb2.ReportObservationsRequest(world=world, observations=observations.values())
             reported = await ask(self._rooms.state.ReportObservations(message, timeout=WRITE_S))
             answer.revision = max(answer.revision, reported.revision)
-            answer.refused += refusals(reported.refused)
+            answer.refused += [_own_path(one, list(observations)) for one in refusals(reported.refused)]
         if utterances:
             answer.utterances = await self._utter(utterances, reading.item, world, answer.revision)
         if cursor is not None:
@@ -124,9 +125,9 @@ class GameSync:
         answer.resync = response.resync
 
 
-def action_results(results: Sequence[ActionResult], refused: Refusals) -> list[state_pb2.Observation]:
-    """Results of actions as observations; one that names no action is reported and left out."""
-    observations = []
+def action_results(results: Sequence[ActionResult], refused: Refusals) -> dict[int, state_pb2.Observation]:
+    """Results of actions as observations, by their place; one that names no action is reported and left out."""
+    observations = {}
     for index, result in enumerate(results):
         path = f"action_results[{index}]"
         if not result.action_id:
@@ -141,8 +142,16 @@ def action_results(results: Sequence[ActionResult], refused: Refusals) -> list[s
         )
         if isinstance(result.updates, ActionUpdates):
             report.updates.CopyFrom(_updates(result.updates, npc, path))
-        observations.append(state_pb2.Observation(action_result=report))
+        observations[index] = state_pb2.Observation(action_result=report)
     return observations
+
+
+def _own_path(refusal: Refusal, places: Sequence[int]) -> Refusal:
+    """State's path into the observations as a path into this request."""
+    number, _, rest = refusal.path.removeprefix("observations[").partition("]")
+    if number.isdigit() and int(number) < len(places):
+        return Refusal(f"action_results[{places[int(number)]}]{rest}", refusal.reason)
+    return refusal
 
 
 def _updates(updates: ActionUpdates, npc: str, path: str) -> state_pb2.StatusObservation:

@@ -87,7 +87,7 @@ def _reading(head: Any, bare: list[Path], parts: Any, entities_max: int, stale_a
         rows = listed(head.entities)
         bounds.count(rows, "entities", entities_max)
         spoiled = {path[1] for path in bare if path[0] == "entities" and path[2:3] == ("position",)}
-        item.entities.CopyFrom(entity_columns(rows, reading.refused, delta=item.delta, spoiled=spoiled, extras=parts))
+        entity_columns(rows, item.entities, reading.refused, delta=item.delta, spoiled=spoiled, extras=parts)
         groups = [
             (member_ids(group.members, f"groups[{number}].members"), places(group.positions))
             for number, group in enumerate(listed(head.groups))

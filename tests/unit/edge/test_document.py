@@ -110,7 +110,7 @@ def read(body: bytes) -> None:
 def sync(body: bytes) -> None:
     reading = SYNC_READER.read(body)
     check(reading.item)
-    for observation in action_results(listed(reading.parsed.action_results), reading.refused):
+    for observation in action_results(listed(reading.parsed.action_results), reading.refused).values():
         assert observation.SerializeToString()
 
 

@@ -182,6 +182,18 @@ async def test_one_sync_carries_everything_and_brings_events_back() -> None:
         assert not results[1].HasField("updates")
 
 
+async def test_what_state_refuses_of_results_is_named_by_its_place_in_the_request() -> None:
+    async with world() as edge:
+        token = (await opened(edge))["token"]
+        edge.state.known_npcs = {"pete"}
+        results = [{}, {"action_id": "a", "npc_id": "pete"}, {"action_id": "b", "npc_id": "ghost"}]
+        told = await synced(edge, token, 1, action_results=results)
+        assert told["refused"] == [
+            {"path": "action_results[0].action_id", "reason": "MISSING_ID"},
+            {"path": "action_results[2].npc_id", "reason": "UNKNOWN_NPC"},
+        ]
+
+
 async def test_repeating_a_sync_has_no_second_effect() -> None:
     async with world() as edge:
         token = (await opened(edge))["token"]
