@@ -8,6 +8,7 @@ from enum import Enum
 from typing import Any
 
 from services.sync.context import Context, Key
+from services.sync.hygiene import clean, clean_name
 from services.sync.memory import happened
 from services.sync.prompt import Line, Reason
 from services.sync.runtimes.port import Scene
@@ -125,23 +126,25 @@ class Progress:
 def scene_of(context: Context, ask: Ask, places: tuple[str, ...]) -> Scene:
     """The turn's facts, for runtimes without a model."""
     heard = next((line for line in reversed(ask.lines) if not line.own and not line.notice), None)
-    reason = ask.reason
+    if ask.reason is not Reason.REPLY:
+        heard = None
+    events = (happened(event, context) for event in context.events)
     return Scene(
-        name=context.profile.name,
+        name=clean_name(context.profile.name),
         persona=context.profile.persona,
         lines=context.profile.lines,
         place=where(context) if context.place is not None else "",
-        action=context.action,
+        action=clean(context.action, 60),
         combat=context.combat,
         health_percent=context.health_percent,
-        players=tuple(member.name for member in context.members if member.player),
-        npcs=tuple(member.name for member in context.members if not member.player),
-        left=tuple(one.name for one in context.departed),
-        happened=(*filter(None, (happened(event, context) for event in context.events)), *ask.happened),
-        places=places,
-        speaker=heard.speaker if heard is not None and reason is Reason.REPLY else "",
+        players=tuple(clean_name(member.name) for member in context.members if member.player),
+        npcs=tuple(clean_name(member.name) for member in context.members if not member.player),
+        left=tuple(clean_name(one.name) for one in context.departed),
+        happened=(*filter(None, events), *(clean(text, 200) for text in ask.happened)),
+        places=tuple(clean_name(place) for place in places),
+        speaker=clean_name(heard.speaker) if heard is not None else "",
         speaker_is_player=heard.player if heard is not None else True,
-        said=heard.text if heard is not None and reason is Reason.REPLY else "",
+        said=clean(heard.text, 600) if heard is not None else "",
         own_lines=tuple(line.text for line in ask.lines if line.own),
-        reason=reason.value,
+        reason=ask.reason.value,
     )

@@ -237,6 +237,8 @@ def _decide(scene: Scene, rng: random.Random) -> Reply:
 
 
 def _remark(scene: Scene, rng: random.Random) -> str:
+    if scene.combat:
+        return _fresh(scene, ["I see it! Keep back!", "Not now, I have my hands full!", "Behind me, quick!"], rng)
     heard = {word for word in _WORD.findall(scene.said.lower()) if word not in _COMMON}
     related = [line for line in scene.lines if heard & set(_WORD.findall(line.lower()))]
     if related:
