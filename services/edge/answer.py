@@ -30,6 +30,7 @@ STATUS_BY_CODE: dict[grpc.StatusCode, int] = {
 # Where HTTP has a status of its own.
 STATUS_BY_REASON: dict[str, int] = {
     "METHOD_NOT_ALLOWED": 405,
+    "UPGRADE_REQUIRED": 426,
     "BODY_TIMEOUT": 408,
     "UNSUPPORTED_ENCODING": 415,
     "UNSUPPORTED_TYPE": 415,

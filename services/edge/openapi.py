@@ -26,7 +26,7 @@ QUERY: dict[str, tuple[dict[str, Any], str]] = {
     "page": ({"type": "string"}, "`next_page` of the answer before."),
     "min_revision": (_WHOLE, "Wait up to a second for this revision."),
 }
-ERRORS = (400, 401, 403, 404, 405, 408, 409, 413, 415, 429, 500, 503, 504)
+ERRORS = (400, 401, 403, 404, 405, 408, 409, 413, 415, 426, 429, 500, 503, 504)
 
 
 class Contract:

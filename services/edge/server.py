@@ -33,6 +33,7 @@ from services.edge.sessions import Sessions
 from services.edge.snapshots import Snapshots
 from services.edge.stream import EventStream
 from services.edge.token import Tokens
+from services.edge.web_socket import WebSockets
 from services.edge.worlds import Worlds
 
 # How long requests may finish once the edge stops; held polls end at once.
@@ -95,13 +96,11 @@ def build(app: App) -> Edge:
         *Scope().routes(),
     ]
     contract = Contract(routes)
-    gateway = Gateway(
-        Routes([*routes, *contract.routes()]),
-        Tenants(KeyFile(settings), tokens, clock),
-        admission,
-        Limits(settings.body_limit, settings.body_limit_compressed, settings.body_timeout_s),
-        metrics,
-    )
+    tenants = Tenants(KeyFile(settings), tokens, clock)
+    limits = Limits(settings.body_limit, settings.body_limit_compressed, settings.body_timeout_s)
+    sockets = WebSockets(rooms, tenants, events, doorbell, limits, clock)
+    table = Routes([*routes, *contract.routes()])
+    gateway = Gateway(table, tenants, admission, limits, metrics, sockets.serve)
     return Edge(gateway, ingest, doorbell, events, admission)
 
 

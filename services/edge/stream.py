@@ -10,9 +10,10 @@ from collections.abc import AsyncIterator
 
 from earshot.type.v1 import type_pb2
 
-from services.common.errors import EarshotError
+from services.common.errors import BadInput, EarshotError
 from services.edge.answer import Answer, fault
 from services.edge.contract.event import EventsAnswer
+from services.edge.contract.frame import EventsFrame
 from services.edge.doorbell import Doorbell
 from services.edge.event import encode, public_event
 from services.edge.events import Events
@@ -34,7 +35,14 @@ class EventStream:
         self._doorbell = doorbell
 
     def routes(self) -> list[Route]:
-        return [Route("GET", "/v1/events", self.get, gives=EventsAnswer, query=("world", "cursor", "hold", "session"))]
+        return [
+            Route("GET", "/v1/stream", self.socket, gives=EventsFrame, query=("world", "cursor")),
+            Route("GET", "/v1/events", self.get, gives=EventsAnswer, query=("world", "cursor", "hold", "session")),
+        ]
+
+    async def socket(self, request: Request) -> Answer:
+        """A WebSocket (subprotocols earshot.json and earshot.msgpack); a plain request is told so."""
+        raise BadInput("connect here with a WebSocket, or poll /v1/events", reason="UPGRADE_REQUIRED")
 
     async def get(self, request: Request) -> Answer | Flow:
         """200 with events and the next cursor, 204 when the hold ended without any; or server-sent events.
