@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from services.cli import bench
 from services.common.clock import SystemClock
 from services.common.errors import EarshotError
 from services.common.settings import ROOMS, Settings
@@ -75,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     turns_commands = turns.add_subparsers(required=True, metavar="COMMAND")
     predict = turns_commands.add_parser("predict", help="conversations on stdin, next-speaker probabilities on stdout")
     predict.set_defaults(run=_turns_predict)
+
+    bench.add(commands)
     return parser
 
 

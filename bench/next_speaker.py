@@ -1,0 +1,19 @@
+"""`earshot bench turns`: the turn policy's evaluation over a directory of conversations."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.catalogue import Options, progress
+from bench.turns import evaluate
+from services.common.errors import BadInput
+
+
+def run(options: Options) -> list[dict[str, Any]]:
+    """Records of the evaluation. Raises BadInput without a directory: the conversations are not ours to ship."""
+    if options.corpus is None:
+        raise BadInput("turns needs its conversations: --corpus DIRECTORY", reason="CORPUS_NEEDED")
+    if not options.corpus.is_dir():
+        raise BadInput(f"no directory {options.corpus}", reason="CORPUS_NEEDED")
+    progress("turns: reading and scoring the dev splits (about a minute)")
+    return evaluate.results(evaluate.report(options.corpus, "dev"))
