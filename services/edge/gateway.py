@@ -14,7 +14,7 @@ from typing import Any
 
 from opentelemetry.trace import SpanKind
 
-from services.common.errors import EarshotError, Internal
+from services.common.errors import EarshotError, Internal, Unavailable
 from services.common.logs import get_logger
 from services.common.telemetry import Metrics, tracer
 from services.edge.admission import Admission
@@ -75,6 +75,7 @@ class Gateway:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         content = Body(receive, headers, self._limits)
         label, status = UNMATCHED, GONE
+        answering = False
         try:
             found = self._find(scope)
             if isinstance(found, Answer):
@@ -82,7 +83,7 @@ class Gateway:
             else:
                 label = f"{found[1].method} {found[1].template}"
                 answer = await self._serve(*found, scope, headers, content)
-            status = answer.status
+            status, answering = answer.status, True
             if isinstance(answer, Flow):
                 await _flow(answer, send, content)
             else:
@@ -90,6 +91,14 @@ class Gateway:
                 await _write(answer, send, head=scope["method"] == "HEAD", close=content.abandoned)
         except ClientGone:
             status = GONE
+        except asyncio.CancelledError:
+            # The server stops and has waited long enough: the client shall know that it may try again.
+            if not answering:
+                stopping = Unavailable("the server is stopping", reason="STOPPING", retry_after_ms=1000)
+                answer = error_answer(stopping)
+                status = answer.status
+                await _write(answer, send, head=scope["method"] == "HEAD", close=True)
+            raise
         finally:
             self._metrics.http_seconds.labels(label, str(status)).observe(time.perf_counter() - started)
 

@@ -134,7 +134,8 @@ def listener(application: Any, header_timeout_s: float, drain_s: float) -> Liste
         ws_per_message_deflate=False,
         lifespan="off",
         interface="asgi3",
-        log_level="error",
+        # Failures are answered and logged by the gateway; what uvicorn would add is noise that a client can cause.
+        log_level="critical",
         log_config=None,
         access_log=False,
         server_header=False,

@@ -24,11 +24,11 @@ from services.edge.listener import ListenFailed, bound_socket, listener
 from services.edge.messages import Messages
 from services.edge.npc_calls import NpcCalls
 from services.edge.openapi import Contract
+from services.edge.page import Pages
 from services.edge.probes import Probes
 from services.edge.rooms import Rooms
 from services.edge.roster import RosterPages
 from services.edge.routes import Routes
-from services.edge.scope import Scope
 from services.edge.sessions import Sessions
 from services.edge.snapshots import Snapshots
 from services.edge.stream import EventStream
@@ -93,7 +93,7 @@ def build(app: App) -> Edge:
         *NpcCalls(rooms, worlds, admission, settings).routes(),
         *Erasures(rooms).routes(),
         *Probes(app.check_ready, metrics.registry, admission).routes(),
-        *Scope().routes(),
+        *Pages().routes(),
     ]
     contract = Contract(routes)
     tenants = Tenants(KeyFile(settings), tokens, clock)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
@@ -85,7 +85,6 @@ class SyncHead(SnapshotHead):
     utterances: list[SyncUtterance] | Nothing | None = None
     action_results: list[ActionResult] | Nothing | None = None
     cursor: Annotated[Number, Meta(description="Events up to this are shown; later ones come back.")] | None = None
-    metrics: dict[str, Any] | EmptyList | None = None
 
 
 class Sync(SyncHead):

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,10 +109,15 @@ async def test_probes_contract_and_page_are_open() -> None:
         assert (await edge.client.head("/healthz")).content == b""
         assert (await edge.client.get("/readyz")).json()["ready"] is True
         assert "earshot_http_seconds" in (await edge.client.get("/metrics")).text
-        page = await edge.client.get("/")
-        assert page.headers["content-type"].startswith("text/html")
-        assert "default-src 'none'" in page.headers["content-security-policy"]
-        assert "unsafe" not in page.headers["content-security-policy"]
+        for path in ("/", "/docs"):
+            page = await edge.client.get(path)
+            policy = page.headers["content-security-policy"]
+            assert page.headers["content-type"].startswith("text/html")
+            assert "default-src 'none'" in policy
+            assert "unsafe" not in policy
+            # One hash for the script and one for the style that are in the page, and nothing from elsewhere.
+            assert policy.count("'sha256-") == 2
+            assert not re.search(r'(src|href)="(?!data:)|\son\w+=|\sstyle=|innerHTML|insertAdjacentHTML', page.text)
 
 
 async def test_readiness_says_which_room_cannot_serve() -> None:
@@ -433,6 +439,31 @@ async def test_clients_that_leave_are_not_waited_for() -> None:
         assert sent == []
         assert edge.chat.cancelled == 1
         assert edge.edge.admission.in_flight == 0
+
+
+async def test_a_stop_that_waits_no_longer_says_so() -> None:
+    async with world() as edge:
+        edge.chat.hang = True
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> Any:
+            if not asked:
+                asked.append(True)
+                return {"type": "http.request", "body": b'{"player_id":1,"text":"hi"}', "more_body": False}
+            await asyncio.sleep(100)
+            return {"type": "http.disconnect"}
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        asked: list[bool] = []
+        serving = asyncio.create_task(edge.edge.gateway(scope("POST", "/v1/messages"), receive, send))
+        await asyncio.sleep(1)
+        serving.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await serving
+        assert sent[0]["status"] == 503
+        assert json.loads(sent[1]["body"])["error"]["reason"] == "STOPPING"
 
 
 def scope(method: str, path: str) -> dict[str, Any]:

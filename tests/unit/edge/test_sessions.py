@@ -160,7 +160,6 @@ async def test_one_sync_carries_everything_and_brings_events_back() -> None:
                 {"npc_id": "pete"},
             ],
             cursor=0,
-            metrics={"fps": 60},
         )
         assert (told["world"], told["epoch"], told["seq"], told["outcome"]) == (JOB, 1, 1, "applied")
         assert told["clusters"][0]["members"] == ["pete", "1"]

@@ -1,6 +1,6 @@
-"""The Scope page: one self-contained file, fed only by the public API.
+"""The pages: Scope at `/` and the contract's reader at `/docs`. Self-contained files, fed only by the public API.
 
-Its policy allows the page's own script and style by hash and nothing else, so that text made by players can never run.
+Their policy allows a page's own script and style by hash and nothing else, so that text made by players can never run.
 """
 
 from __future__ import annotations
@@ -14,22 +14,32 @@ from services.edge.answer import Answer, Headers
 from services.edge.request import Request
 from services.edge.routes import Route
 
-PAGE = Path(__file__).with_name("scope.html")
+HERE = Path(__file__).parent
 
 
-class Scope:
-    """The endpoint."""
+class Pages:
+    """The endpoints."""
 
     def __init__(self) -> None:
-        text = PAGE.read_text(encoding="utf-8")
-        self._answer = Answer(200, text.encode(), b"text/html; charset=utf-8", headers(text))
+        self._scope = page(HERE / "scope.html")
+        self._docs = page(HERE / "docs.html")
 
     def routes(self) -> list[Route]:
-        return [Route("GET", "/", self.page, open=True)]
+        return [Route("GET", "/", self.scope, open=True), Route("GET", "/docs", self.docs, open=True)]
 
-    async def page(self, _: Request) -> Answer:
-        """The page."""
-        return self._answer
+    async def scope(self, _: Request) -> Answer:
+        """The Scope page."""
+        return self._scope
+
+    async def docs(self, _: Request) -> Answer:
+        """The contract for people."""
+        return self._docs
+
+
+def page(path: Path) -> Answer:
+    """A page with the policy that fits it."""
+    text = path.read_text(encoding="utf-8")
+    return Answer(200, text.encode(), b"text/html; charset=utf-8", headers(text))
 
 
 def headers(page: str) -> Headers:
