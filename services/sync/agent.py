@@ -42,7 +42,8 @@ class Held:
 class AgentRecord:
     """One agent. agent_id "" = it is being made. upto: last log line it was told. generation: of its history.
 
-    cut: its last answer was not heard to the end. adopted: it existed before and keeps its own text.
+    asked: it has messages of ours. cut: its last answer was not heard to the end. adopted: it existed before and keeps
+    its own text.
     """
 
     key: Key
@@ -51,6 +52,7 @@ class AgentRecord:
     adopted: bool = False
     upto: int = 0
     generation: int = 0
+    asked: bool = False
     cut: bool = False
     blocks: Mapping[str, Held] = field(default_factory=dict)
 

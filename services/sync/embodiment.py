@@ -96,8 +96,11 @@ class Embodiment:
     def writing(self) -> bool:
         return any(lock.locked() for lock in self._labels.values())
 
-    async def ensure(self, spec: AgentSpec, desired: Desired, *, lane: Lane, timeout: float) -> bool:
-        """Make the agent when there is none, with the blocks of `desired`; True when it was made now."""
+    async def ensure(self, spec: AgentSpec, desired: Desired, *, forget: bool, lane: Lane, timeout: float) -> bool:
+        """Make the agent when there is none, with the blocks of `desired`; True when it was made now.
+
+        forget: what an adopted agent was told before does not stay.
+        """
         if self.agent_id:
             return False
         async with self._making:
@@ -105,10 +108,10 @@ class Embodiment:
                 return False
             if self._gone:
                 raise Missing("the agent was released")
-            await self._make(spec, desired, lane, min(timeout, CREATE_S))
+            await self._make(spec, desired, forget, lane, min(timeout, CREATE_S))
         return True
 
-    async def _make(self, spec: AgentSpec, desired: Desired, lane: Lane, timeout: float) -> None:
+    async def _make(self, spec: AgentSpec, desired: Desired, forget: bool, lane: Lane, timeout: float) -> None:
         runtime = self.endpoint.runtime
         if self.known and not spec.adopt:
             # An attempt began before, by this process or by one that was killed: it may have made the agent.
@@ -127,10 +130,17 @@ class Embodiment:
         agent_id = await self.endpoint.call(
             "create", lambda t: runtime.create_agent(spec, t), lane=lane, timeout=timeout
         )
-        record = replace(self.record, agent_id=agent_id, adopted=bool(spec.adopt))
-        if not spec.adopt:
+        record = replace(self.record, agent_id=agent_id)
+        if spec.adopt:
+            # No generation of ours: the first turn resets its messages, unless they may stay.
+            record = replace(record, adopted=True, asked=forget, generation=-1)
+        else:
             for block in desired.blocks:
                 record = record.confirmed(block.label, block.text, desired.revision)
+            if self._gone:
+                # The world closed meanwhile; the deletion job may have looked before it was there.
+                await self._delete(agent_id, lane, timeout)
+                raise Missing("the agent was released")
         self.record = record
         await self._store.save_agent(self.record)
 
@@ -232,21 +242,29 @@ class Embodiment:
             self.record = self.record.failed(label)
             self._store.confirm(self.record, [label])
 
-    async def read_back(self, *, lane: Lane, timeout: float, labels: Iterable[str] = ()) -> None:
-        """Replace what is believed of suspect (or the named) blocks by what the runtime really holds."""
+    async def read_back(self, *, lane: Lane, timeout: float, labels: Iterable[str] = ()) -> list[str]:
+        """Replace what is believed of suspect (or the named) blocks by what the runtime really holds.
+
+        Answers the labels that held another text than was confirmed.
+        """
         wanted = {*self._suspect, *labels}
+        drifted: list[str] = []
         if not wanted:
-            return
+            return drifted
         started = _now()
         runtime, agent_id = self.endpoint.runtime, self.agent_id
         texts = await self.endpoint.call("read", lambda t: runtime.read_blocks(agent_id, t), lane=lane, timeout=timeout)
         for label in wanted:
             if (lock := self._labels.get(label)) is not None and lock.locked():
                 continue  # a write is under way: its own outcome counts
+            before = self.record.blocks.get(label)
             self.record = self.record.observed(label, texts.get(label))
+            if before is not None and before.digest != self.record.blocks[label].digest:
+                drifted.append(label)
             if self._suspect.get(label, started + 1) <= started:
                 del self._suspect[label]
         self._store.confirm(self.record, wanted)
+        return drifted
 
     # -- turns -----------------------------------------------------------------------------------------------------
 
@@ -281,7 +299,7 @@ class Embodiment:
                 raise AgentBusy()
             if state is not TurnState.ABSENT:
                 # Executed, or given up on: whatever it said nobody heard.
-                self.record = replace(self.record, upto=max(self.record.upto, intent.upto), cut=True)
+                self.record = replace(self.record, upto=max(self.record.upto, intent.upto), asked=True, cut=True)
                 await self.endpoint.call(
                     "settle", lambda t: runtime.settle(agent_id, t), lane=Lane.HIGH, timeout=timeout
                 )
@@ -306,7 +324,7 @@ class Embodiment:
     def end_turn(self, intent: Intent, *, executed: bool, cut: bool = False) -> None:
         """The outcome is known."""
         if executed:
-            self.record = replace(self.record, upto=max(self.record.upto, intent.upto), cut=cut)
+            self.record = replace(self.record, upto=max(self.record.upto, intent.upto), asked=True, cut=cut)
         self._store.close_turn(intent, self.record)
 
     async def begin_generation(self, generation: int, *, timeout: float) -> None:
@@ -314,13 +332,18 @@ class Embodiment:
         record = self.record
         if record.generation == generation:
             return
-        if record.upto and self.endpoint.capabilities.stateful:
-            runtime, agent_id = self.endpoint.runtime, self.agent_id
+        if record.asked:
+            await self.forget_messages(timeout=timeout)
+        self.record = replace(self.record, generation=generation, upto=0, asked=False, cut=False)
+        await self._store.save_agent(self.record)
+
+    async def forget_messages(self, *, timeout: float) -> None:
+        """Let the agent forget every message; its blocks stay."""
+        runtime, agent_id = self.endpoint.runtime, self.agent_id
+        if agent_id and self.endpoint.capabilities.stateful:
             await self.endpoint.call(
                 "reset", lambda t: runtime.reset_messages(agent_id, t), lane=Lane.HIGH, timeout=timeout
             )
-        self.record = replace(self.record, generation=generation, upto=0, cut=False)
-        await self._store.save_agent(self.record)
 
 
 class TurnHold:

@@ -163,7 +163,7 @@ class Hearing:
             bool(self.ask.player_ids or any(line.player for line in self.ask.lines)),
             self.ask.generation, self.reconciler.clock.now_ms(),
         )  # fmt: skip
-        await self.reconciler.note(self.entry, note)
+        await self.reconciler.agents.note(self.entry, note)
         return ToolResult(call, "Noted.")
 
     def _finished(self, exchange: Exchange, *, passed: bool, acted: bool, full: bool) -> Finished:

@@ -22,6 +22,7 @@ class Lanes(Generic[K]):
     def __init__(self) -> None:
         self._heaps: dict[Lane, list[tuple[float, int, K]]] = {lane: [] for lane in Lane}
         self._places: dict[K, tuple[Lane, int]] = {}
+        self._counts = dict.fromkeys(Lane, 0)
         self._serial = 0
         self._medium_served = 0
 
@@ -29,16 +30,20 @@ class Lanes(Generic[K]):
         return len(self._places)
 
     def count(self, lane: Lane) -> int:
-        return sum(1 for place, _ in self._places.values() if place is lane)
+        return self._counts[lane]
 
     def put(self, key: K, lane: Lane, due: float) -> None:
         """Queue the key, or move it."""
+        self.drop(key)
         self._serial += 1
+        self._counts[lane] += 1
         self._places[key] = (lane, self._serial)
         heapq.heappush(self._heaps[lane], (due, self._serial, key))
 
     def drop(self, key: K) -> None:
-        self._places.pop(key, None)
+        place = self._places.pop(key, None)
+        if place is not None:
+            self._counts[place[0]] -= 1
 
     def next_due(self, *, high_only: bool = False) -> float | None:
         """The earliest due time; None when nothing waits."""
@@ -60,7 +65,7 @@ class Lanes(Generic[K]):
         elif lane is Lane.LOW:
             self._medium_served = 0
         _, _, key = heapq.heappop(self._heaps[lane])
-        del self._places[key]
+        self.drop(key)
         return key, lane
 
     def _fresh(self, lane: Lane) -> bool:

@@ -64,11 +64,13 @@ class Preparation:
         agent, ask = self.agent, self.ask
         if agent.unsettled and agent.agent_id:
             await agent.settle(self._left())
-        await self.reconciler.drop_notes(self.entry, ask.generation)
-        desired = self.reconciler.render(self.entry, self.context, agent, ask.generation)
+        await self.reconciler.agents.drop_notes(self.entry, ask.generation)
+        desired = self.reconciler.agents.render(self.entry, self.context, agent, ask.generation)
         self._relaxed = self._fresh_enough()
         with self.reconciler.metrics.stage("write"):
-            made = await self.reconciler.ensure(agent, self.context, desired, lane=Lane.HIGH, timeout=self._left())
+            made = await self.reconciler.agents.ensure(
+                agent, self.context, desired, lane=Lane.HIGH, timeout=self._left()
+            )
             await agent.begin_generation(ask.generation, timeout=self._left())
             labels = () if made or self._relaxed else await self._write(desired)
         # What the agent does not surely hold, or what a late write could still change, goes with the turn.
@@ -88,7 +90,7 @@ class Preparation:
                 raise
             except RuntimeFault:
                 pass  # what is suspect goes with the turn
-        written = await self.reconciler.bring(
+        written = await self.reconciler.agents.bring(
             self.entry, self.agent, self.context, desired, lane=Lane.HIGH, timeout=timeout
         )
         if isinstance(written.fault, Unreachable):
@@ -137,7 +139,7 @@ class Preparation:
     def _turn(self, record: AgentRecord, inlined: tuple[Block, ...]) -> Turn:
         ask, settings, profile = self.ask, self.reconciler.settings, self.context.profile
         stateful = self.agent.endpoint.capabilities.stateful
-        cut = heard_of_last(ask.lines, record.upto) if stateful and record.cut and record.upto else None
+        cut = heard_of_last(ask.lines, record.upto) if stateful and record.cut else None
         system = system_line(ask.reason, speech=ask.speech, tools=bool(self.tools), inlined=inlined, cut=cut)
         return Turn(
             turn_id=ask.turn_id,
@@ -156,7 +158,7 @@ class Preparation:
         settings = self.reconciler.settings
         if not stateful:
             return within_budget(self.ask.lines, most=settings.context_messages, budget=settings.history_tokens)
-        lines = unseen(self.ask.lines, record.upto) if record.upto else list(self.ask.lines)
+        lines = unseen(self.ask.lines, record.upto) if record.asked else list(self.ask.lines)
         return within_budget(lines, most=SEED_LINES, budget=settings.history_tokens)
 
     def _left(self) -> float:

@@ -14,21 +14,17 @@ from services.common.errors import EarshotError, NotFound
 from services.common.logs import get_logger
 from services.common.settings import Settings
 from services.common.telemetry import Metrics
-from services.sync.agent import AgentRecord, tag_of
-from services.sync.blocks import Desired, declared, render
-from services.sync.chain import Chain
+from services.sync.blocks import Desired
 from services.sync.context import Context, Key
 from services.sync.crew import Crew
-from services.sync.embodiment import Embodiment, Written
-from services.sync.endpoint import Endpoint, Tripped
+from services.sync.embodiment import Embodiment
+from services.sync.embodiments import Embodiments
+from services.sync.endpoint import Tripped
 from services.sync.entry import Entry
 from services.sync.lanes import Lanes
-from services.sync.notes import NOTES_MAX, Note, allowed
-from services.sync.prompt import INSTRUCTIONS
 from services.sync.reader import Change, StateReader
-from services.sync.runtimes.port import AgentSpec, Missing, RuntimeFault
+from services.sync.runtimes.port import RuntimeFault
 from services.sync.schedule import Lane, due_at, schedules
-from services.sync.store import Deletion, SyncStore
 
 # Time for one reconciliation in the background.
 WORK_S = 15.0
@@ -49,14 +45,13 @@ class Outcome:
 
 
 class Reconciler:
-    """Owns the entries and the agents. Everything that touches an agent goes through its Embodiment."""
+    """Decides when; what is done to an agent goes through its Embodiment."""
 
     def __init__(
         self,
         settings: Settings,
         reader: StateReader,
-        store: SyncStore,
-        chain: Chain,
+        agents: Embodiments,
         crew: Crew,
         clock: Clock,
         metrics: Metrics,
@@ -64,50 +59,15 @@ class Reconciler:
     ) -> None:
         self.settings = settings
         self.reader = reader
-        self.store = store
-        self.chain = chain
+        self.agents = agents
         self.crew = crew
         self.clock = clock
         self.metrics = metrics
-        self.entries: dict[Key, Entry] = {}
-        self.deletions: asyncio.Queue[Deletion] = asyncio.Queue()
         self._rng = rng
         self._schedule = schedules(settings.dirty_heard_max_s)[settings.schedule]
         self._lanes: Lanes[Key] = Lanes()
         self._wake = asyncio.Event()
         self._in_flight = 0
-
-    def load(self) -> None:
-        """Take over what the last process left: agents, confirmed digests, open turns, notes, deletions."""
-        for record in self.store.load_agents():
-            endpoint = self.chain.get(record.runtime)
-            if endpoint is None:
-                continue  # not configured now; its agents wait for the day that it is again
-            entry = self.entry(record.key)
-            entry.agents[record.runtime] = self._embodiment(record, endpoint, known=True)
-            entry.primary = entry.primary or record.runtime
-            entry.confirmed_revision = record.revision(tuple(record.blocks))
-        for intent in self.store.load_open_turns():
-            known = self.entries.get(intent.key)
-            agent = known.agents.get(intent.runtime) if known else None
-            if agent is not None:
-                agent.restore(intent)
-        for key, note in self.store.load_notes():
-            self.entry(key).notes.append(note)
-        for deletion in self.store.load_deletions():
-            self.deletions.put_nowait(deletion)
-
-    def _embodiment(self, record: AgentRecord, endpoint: Endpoint, *, known: bool = False) -> Embodiment:
-        return Embodiment(record, endpoint, self.store, self.clock.now_ms, known=known)
-
-    def entry(self, key: Key) -> Entry:
-        return self.entries.setdefault(key, Entry(key))
-
-    def embodiment(self, entry: Entry, endpoint: Endpoint) -> Embodiment:
-        """The NPC's agent in this runtime; not made yet."""
-        if endpoint.name not in entry.agents:
-            entry.agents[endpoint.name] = self._embodiment(AgentRecord(entry.key, endpoint.name), endpoint)
-        return entry.agents[endpoint.name]
 
     # -- the feed --------------------------------------------------------------------------------------------------
 
@@ -118,7 +78,7 @@ class Reconciler:
             if change.closed:
                 closed.append(change.key)
                 continue
-            entry = self.entry(change.key)
+            entry = self.agents.entry(change.key)
             entry.closed = False
             entry.changed(change, _now())
             self.schedule(entry)
@@ -128,10 +88,10 @@ class Reconciler:
         """A whole listing: only what is newer than confirmed waits. Answers the keys with agents that it lacks."""
         listed = {change.key for change in changes if not change.closed}
         self.take(change for change in changes if not change.closed and self._news(change))
-        return [key for key, entry in self.entries.items() if entry.agents and key not in listed]
+        return [key for key, entry in self.agents.entries.items() if entry.agents and key not in listed]
 
     def _news(self, change: Change) -> bool:
-        entry = self.entries.get(change.key)
+        entry = self.agents.entries.get(change.key)
         if entry is not None and entry.embodied:
             return change.revision > entry.confirmed_revision
         return change.heard
@@ -173,7 +133,7 @@ class Reconciler:
             item = self._lanes.pop(_now(), high_only=self._in_flight >= most)
             if item is None:
                 return
-            entry = self.entries.get(item[0])
+            entry = self.agents.entries.get(item[0])
             if entry is None or entry.working or entry.dirty is None:
                 continue
             entry.working = True
@@ -216,20 +176,21 @@ class Reconciler:
         if context.closed:
             entry.dirty = None
             return None
-        endpoint = self.chain.of(context.profile)[0]
+        endpoint = self.agents.chain.of(context.profile)[0]
         entry.primary = endpoint.name
-        agent = self.embodiment(entry, endpoint)
-        desired = self.render(entry, context, agent)
+        agent = self.agents.embodiment(entry, endpoint)
+        desired = self.agents.render(entry, context, agent)
         if not agent.agent_id and not (entry.heard or context.heard or create):
             entry.dirty = None
             return None
         force, distrust = entry.rewrite, entry.distrust
         entry.rewrite = entry.distrust = False
-        made = await self.ensure(agent, context, desired, lane=lane, timeout=deadline - _now())
+        made = await self.agents.ensure(agent, context, desired, lane=lane, timeout=deadline - _now())
         labels = [block.label for block in desired.blocks] if distrust else []
         if not made and (agent.suspects() or distrust):
-            await agent.read_back(lane=lane, timeout=deadline - _now(), labels=labels)
-        written = await self.bring(
+            drifted = await agent.read_back(lane=lane, timeout=deadline - _now(), labels=labels)
+            self.metrics.block_writes.labels(lane.name.lower(), "drift").inc(len(drifted))
+        written = await self.agents.bring(
             entry, agent, context, desired, lane=lane, timeout=max(deadline - _now(), 0.001), force=force
         )
         if written.fault is not None:
@@ -239,7 +200,12 @@ class Reconciler:
 
     async def current(self, entry: Entry, min_revision: int, timeout: float) -> Context:
         """What the NPC knows now, at >= min_revision and never before what its agent was told."""
-        context = await self.reader.context(entry.key, min_revision, timeout)
+        try:
+            context = await self.reader.context(entry.key, min_revision, timeout)
+        except NotFound:
+            if not entry.agents:
+                self.agents.entries.pop(entry.key, None)
+            raise
         if context.revision >= entry.confirmed_revision:
             return context
         try:
@@ -262,105 +228,28 @@ class Reconciler:
             entry.forced(Lane.LOW, max(until, _now() + RETRY_MIN_S))
         self.schedule(entry)
 
-    # -- what turns use too ----------------------------------------------------------------------------------------
-
-    def render(self, entry: Entry, context: Context, agent: Embodiment, generation: int | None = None) -> Desired:
-        """The blocks that the agent should hold. generation: of the turn's history, None = what it was last told."""
-        entry.scope = context.profile.memory_scope
-        notes = allowed(
-            entry.notes,
-            generation=agent.record.generation if generation is None else generation,
-            cross_session=self._cross_session(entry),
-        )
-        desired = render(
-            context,
-            split=self.settings.blocks == "split",
-            limit=self.settings.block_limit,
-            bands=entry.bands,
-            notes=notes,
-            adopted=bool(context.profile.agent_id) and agent.endpoint.capabilities.stateful,
-        )
-        entry.bands = desired.bands
-        return desired
-
-    def _cross_session(self, entry: Entry) -> bool:
-        return (entry.scope or self.settings.memory_scope) == "cross_session"
-
-    async def drop_notes(self, entry: Entry, generation: int) -> None:
-        """What must be forgotten leaves the store too, not only the block."""
-        kept = allowed(entry.notes, generation=generation, cross_session=self._cross_session(entry))
-        if len(kept) != len(entry.notes):
-            entry.notes = kept
-            await self.store.keep_notes(entry.key, kept)
-
-    async def note(self, entry: Entry, note: Note) -> None:
-        """Keep a note; the oldest make room. Shown from the next write on."""
-        kept = [one for one in entry.notes if (one.subject_id, one.fact) != (note.subject_id, note.fact)]
-        entry.notes = [*kept, note][-NOTES_MAX:]
-        await self.store.keep_notes(entry.key, entry.notes)
-
-    async def ensure(
-        self, agent: Embodiment, context: Context, desired: Desired, *, lane: Lane, timeout: float
-    ) -> bool:
-        """Make the agent when there is none; True when it was made now."""
-        if agent.agent_id:
-            return False
-        adopt = context.profile.agent_id if agent.endpoint.capabilities.stateful else ""
-        spec = AgentSpec(
-            tag=tag_of(context.key),
-            name=context.profile.name,
-            instructions=INSTRUCTIONS,
-            blocks=(*desired.blocks, *declared(context, self.settings.block_limit)),
-            adopt=adopt,
-            model=str(context.profile.settings.get("model") or ""),
-            settings=context.profile.settings,
-        )
-        made = await agent.ensure(spec, desired, lane=lane, timeout=max(timeout, 0.001))
-        self.metrics.agents.set(sum(1 for entry in self.entries.values() if entry.embodied))
-        return made
-
-    async def bring(
-        self,
-        entry: Entry,
-        agent: Embodiment,
-        context: Context,
-        desired: Desired,
-        *,
-        lane: Lane,
-        timeout: float,
-        force: bool = False,
-    ) -> Written:
-        """Write what differs. An agent that is gone is made anew, once."""
-        deadline = _now() + timeout
-        try:
-            written = await agent.write(desired, lane=lane, timeout=timeout, force=force)
-        except Missing:
-            agent.forget_agent()
-            await self.ensure(agent, context, desired, lane=lane, timeout=deadline - _now())
-            written = await agent.write(desired, lane=lane, timeout=max(deadline - _now(), 0.001))
-        name = lane.name.lower()
-        self.metrics.block_writes.labels(name, "ok").inc(len(written.labels))
-        self.metrics.block_writes.labels(name, "failed").inc(len(written.failed))
-        entry.writes += len(written.labels)
-        return written
+    def sample(self) -> Entry | None:
+        """Anti-entropy: one idle agent whose blocks are read back and compared; drift is repaired and counted."""
+        idle = [
+            entry
+            for entry in self.agents.entries.values()
+            if entry.heard and not entry.working and entry.dirty is None and entry.agent is not None
+            and entry.agent.agent_id and entry.agent.endpoint.capabilities.remote
+        ]  # fmt: skip
+        if not idle:
+            return None
+        entry = self._rng.choice(idle)
+        entry.distrust = True
+        entry.forced(Lane.LOW, _now())
+        self.schedule(entry)
+        return entry
 
     # -- the end of a world ----------------------------------------------------------------------------------------
 
     async def release(self, key: Key) -> None:
-        """The NPC's world closed: forget the mapping; the agents are deleted by a durable job."""
-        entry = self.entries.get(key)
-        if entry is None:
-            return
-        entry.closed, entry.dirty = True, None
+        """The NPC's world closed."""
         self._lanes.drop(key)
-        for agent in entry.agents.values():
-            agent.release()
-        for deletion in await self.store.release([agent.record for agent in entry.agents.values() if agent.known]):
-            self.deletions.put_nowait(deletion)
-        if entry.notes and not self._cross_session(entry):
-            await self.store.keep_notes(key, [])
-        self.entries.pop(key, None)
-        self.metrics.agents.set(sum(1 for one in self.entries.values() if one.embodied))
+        await self.agents.release(key)
 
     async def release_vanished(self, keys: Sequence[Key]) -> None:
         """Keys that a listing did not name: released when state knows their world no more."""

@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from enum import Enum
 
 from services.common.errors import EarshotError, NotFound, Unavailable
-from services.sync.agent import AgentRecord
 from services.sync.context import Key
 from services.sync.entry import Entry
 from services.sync.reconciler import Outcome, Reconciler
 from services.sync.runtimes.port import RuntimeFault
 from services.sync.schedule import Lane
-from services.sync.store import Deletion
 from services.sync.turn import BlockState
 from services.sync.worker import Deletions
 
+FORGET_S = 5.0
 LETTA_KEEPS = "what the runtime keeps of its own: run and step records, traces, its model provider's logs"
 MODEL_KEEPS = "what the model's provider logs of its own"
 
@@ -61,7 +60,7 @@ class Refresher:
         """NPCs of the world that have an agent."""
         return [
             key
-            for key, entry in self._reconciler.entries.items()
+            for key, entry in self._reconciler.agents.entries.items()
             if (key.tenant, key.world) == (tenant, world) and entry.embodied
         ]
 
@@ -76,7 +75,7 @@ class Refresher:
         return [self._soon(key, min_revision, force, invalidate) for key in keys]
 
     async def _now(self, key: Key, min_revision: int, force: bool, invalidate: bool, timeout: float) -> Refreshed:
-        entry = self._reconciler.entry(key)
+        entry = self._reconciler.agents.entry(key)
         entry.rewrite, entry.distrust = entry.rewrite or force, entry.distrust or invalidate
         work = self._reconciler.reconcile(
             entry, lane=Lane.HIGH, timeout=timeout, min_revision=min_revision, create=True
@@ -99,10 +98,10 @@ class Refresher:
 
     def _drop_unknown(self, entry: Entry, error: EarshotError) -> None:
         if isinstance(error, NotFound) and not entry.agents:
-            self._reconciler.entries.pop(entry.key, None)
+            self._reconciler.agents.entries.pop(entry.key, None)
 
     def _soon(self, key: Key, min_revision: int, force: bool, invalidate: bool) -> Refreshed:
-        entry = self._reconciler.entries.get(key)
+        entry = self._reconciler.agents.entries.get(key)
         if entry is None or not entry.embodied:
             # Its agent is made, with the blocks of then, when somebody hears it.
             return Refreshed(key, Freshness.PENDING)
@@ -122,9 +121,14 @@ class Refresher:
         Idempotent. Raises Unavailable while a runtime cannot delete: the deletion goes on, ask again.
         """
         notes = await self._erase_notes(tenant, player_id, set(keys))
-        deletions: list[Deletion] = []
-        for key in dict.fromkeys(keys):
-            deletions += await self._erase_agents(key)
+        try:
+            async with asyncio.timeout(timeout / 2):
+                for key in dict.fromkeys(keys):
+                    await self._erase_agents(key)
+        except (RuntimeFault, TimeoutError) as error:
+            raise Unavailable("an agent could not forget its messages yet", reason="ERASURE_PENDING") from error
+        # Those of an earlier attempt too: what is not deleted is not erased.
+        deletions = [one for one in self._reconciler.agents.store.load_deletions() if one.key in set(keys)]
         removed: dict[str, int] = {}
         try:
             async with asyncio.timeout(timeout):
@@ -133,45 +137,43 @@ class Refresher:
                     removed[deletion.runtime] = removed.get(deletion.runtime, 0) + count
         except (RuntimeFault, EarshotError, TimeoutError) as error:
             for deletion in deletions:
-                self._reconciler.deletions.put_nowait(deletion)  # deleting what is deleted does nothing
+                self._reconciler.agents.deletions.put_nowait(deletion)  # deleting what is deleted does nothing
             raise Unavailable("a runtime could not delete its agents yet", reason="ERASURE_PENDING") from error
         self._make_anew(keys)
         return [Receipt("sync.notes", notes), *(self._receipt(name, removed.get(name, 0)) for name in self._names())]
 
     def _names(self) -> list[str]:
-        return sorted(self._reconciler.chain.endpoints)
+        return sorted(self._reconciler.agents.chain.endpoints)
 
     def _receipt(self, name: str, removed: int) -> Receipt:
-        capabilities = self._reconciler.chain.endpoints[name].capabilities
+        capabilities = self._reconciler.agents.chain.endpoints[name].capabilities
         keeps = (LETTA_KEEPS if capabilities.stateful else MODEL_KEEPS) if removed and capabilities.model else ""
         return Receipt(f"sync.agents.{name}", removed, keeps)
 
     async def _erase_notes(self, tenant: str, player_id: str, keys: set[Key]) -> int:
         removed = 0
-        for key, entry in list(self._reconciler.entries.items()):
+        for key, entry in list(self._reconciler.agents.entries.items()):
             if key.tenant != tenant or not entry.notes:
                 continue
             kept = [] if key in keys else [note for note in entry.notes if note.subject_id != player_id]
             if len(kept) != len(entry.notes):
                 removed += len(entry.notes) - len(kept)
                 entry.notes = kept
-                await self._reconciler.store.keep_notes(key, kept)
+                await self._reconciler.agents.store.keep_notes(key, kept)
         return removed
 
-    async def _erase_agents(self, key: Key) -> list[Deletion]:
-        entry = self._reconciler.entries.get(key)
-        if entry is None:
-            return []
-        records: list[AgentRecord] = [agent.record for agent in entry.agents.values() if agent.known]
-        for agent in entry.agents.values():
-            agent.release()
-        entry.agents = {}
-        entry.confirmed_revision = 0
-        return await self._reconciler.store.release(records)
+    async def _erase_agents(self, key: Key) -> None:
+        entry = self._reconciler.agents.entries.get(key)
+        if entry is not None:
+            for agent in entry.agents.values():
+                if agent.record.adopted:
+                    await agent.forget_messages(timeout=FORGET_S)  # not ours to delete
+            entry.confirmed_revision = 0
+            await self._reconciler.agents.give_up(entry)
 
     def _make_anew(self, keys: Sequence[Key]) -> None:
         worlds = {(key.tenant, key.world) for key in keys}
-        for key, entry in self._reconciler.entries.items():
+        for key, entry in self._reconciler.agents.entries.items():
             # Others of these worlds may name the player in a block: state has forgotten, so must they.
             if (key.tenant, key.world) in worlds and (entry.embodied or entry.heard):
                 entry.forced(Lane.HIGH, _now())

@@ -13,7 +13,7 @@ _ENDS = frozenset(".!?…")
 _WIDE_ENDS = frozenset("。！？")
 _CLOSERS = frozenset("\"'”’»)]*")
 _ABBREVIATION = re.compile(
-    r"(?:^|[\s(\"'“])(?:[A-Za-z]|mr|mrs|ms|dr|st|sr|jr|prof|capt|sgt|lt|gen|col|no|vs|e\.g|i\.e|approx)\.$",
+    r"(?:^|[\s(\"'“])(?:[A-Za-z]|mr|mrs|ms|dr|st|sr|jr|prof|capt|sgt|lt|gen|col|vs|e\.g|i\.e|approx)\.$",
     re.IGNORECASE,
 )
 # Ends a sentence although it looks like an initial: "It was I."

@@ -11,6 +11,7 @@ from services.common.errors import BadInput
 from services.common.settings import Settings
 from services.sync.chain import Chain, names
 from services.sync.crew import Crew
+from services.sync.embodiments import Embodiments
 from services.sync.endpoint import Endpoint
 from services.sync.reader import StateReader
 from services.sync.reconciler import Reconciler
@@ -49,15 +50,16 @@ async def serve(app: App, store: SyncStore, runtimes: dict[str, Runtime], defaul
     app.on_close("sync.crew", lambda: crew.close(min(settings.shutdown_s, 5.0)))
     chain = Chain(endpoints, default)
     reader = StateReader(app.channels.to("state"), app.clock)
-    reconciler = Reconciler(settings, reader, store, chain, crew, app.clock, app.metrics, rng)
-    reconciler.load()
-    deletions = Deletions(reconciler, endpoints)
+    agents = Embodiments(settings, store, chain, app.clock, app.metrics)
+    agents.load()
+    reconciler = Reconciler(settings, reader, agents, crew, app.clock, app.metrics, rng)
+    deletions = Deletions(agents)
     servicer = SyncServicer(reconciler, Turns(reconciler), Refresher(reconciler, deletions), chain, settings, app.clock)
     app.add(sync_pb2_grpc.add_SyncServiceServicer_to_server, servicer, SERVICE)
     app.worker("sync.informer", Informer(reconciler).run)
     app.worker("sync.reconciler", reconciler.run)
     app.worker("sync.deletions", deletions.run)
-    app.worker("sync.checks", Checks(reconciler, endpoints).run)
+    app.worker("sync.checks", Checks(reconciler).run)
 
 
 def make_runtime(name: str, settings: Settings, store: SyncStore) -> Runtime:

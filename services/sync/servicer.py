@@ -145,7 +145,7 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
         wanted = set(request.npc_ids)
         entries = [
             entry
-            for key, entry in self._reconciler.entries.items()
+            for key, entry in self._reconciler.agents.entries.items()
             if (key.tenant, key.world) == world and (not wanted or key.npc in wanted)
         ]
         runtimes = [

@@ -22,7 +22,8 @@ from services.sync.runtimes.local import LocalAgent
 
 SCHEMA = (
     """CREATE TABLE IF NOT EXISTS agent (tenant TEXT, world TEXT, npc TEXT, runtime TEXT, agent_id TEXT NOT NULL,
-       adopted INTEGER NOT NULL, upto INTEGER NOT NULL, generation INTEGER NOT NULL, cut INTEGER NOT NULL,
+       adopted INTEGER NOT NULL, upto INTEGER NOT NULL, generation INTEGER NOT NULL, asked INTEGER NOT NULL,
+       cut INTEGER NOT NULL,
        PRIMARY KEY (tenant, world, npc, runtime)) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS block (tenant TEXT, world TEXT, npc TEXT, runtime TEXT, label TEXT,
        digest TEXT NOT NULL, revision INTEGER NOT NULL, sent INTEGER NOT NULL, writing INTEGER NOT NULL,
@@ -88,7 +89,7 @@ class SyncStore:
         for row in self._database.read("SELECT * FROM block"):
             blocks.setdefault((Key(*row[:3]), row[3]), {})[row[4]] = Held(row[5], row[6], row[7], bool(row[8]))
         return [
-            AgentRecord(Key(*row[:3]), row[3], row[4], bool(row[5]), row[6], row[7], bool(row[8]),
+            AgentRecord(Key(*row[:3]), row[3], row[4], bool(row[5]), row[6], row[7], bool(row[8]), bool(row[9]),
                         blocks.get((Key(*row[:3]), row[3]), {}))
             for row in self._database.read("SELECT * FROM agent")
         ]  # fmt: skip
@@ -160,9 +161,9 @@ class SyncStore:
                 (intent.key.tenant, intent.turn_id, intent.runtime),
             )
             connection.execute(
-                "UPDATE agent SET upto = ?, generation = ?, cut = ? "
+                "UPDATE agent SET upto = ?, generation = ?, asked = ?, cut = ? "
                 "WHERE tenant = ? AND world = ? AND npc = ? AND runtime = ?",
-                (record.upto, record.generation, record.cut, *record.key, record.runtime),
+                (record.upto, record.generation, record.asked, record.cut, *record.key, record.runtime),
             )
 
         return self._database.submit(work, fence=self._fence(intent.key))
@@ -239,8 +240,17 @@ class SyncStore:
 
 def _put_agent(connection: sqlite3.Connection, record: AgentRecord) -> None:
     connection.execute(
-        "INSERT OR REPLACE INTO agent VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (*record.key, record.runtime, record.agent_id, record.adopted, record.upto, record.generation, record.cut),
+        "INSERT OR REPLACE INTO agent VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *record.key,
+            record.runtime,
+            record.agent_id,
+            record.adopted,
+            record.upto,
+            record.generation,
+            record.asked,
+            record.cut,
+        ),
     )
 
 

@@ -52,7 +52,7 @@ class Turns:
 
     async def _converse(self, ask: Ask) -> AsyncGenerator[Event, None]:
         reconciler, progress = self._reconciler, Progress(_now())
-        entry = reconciler.entry(ask.key)
+        entry = reconciler.agents.entry(ask.key)
         entry.turns += 1
         with reconciler.metrics.stage("read"):
             context = await reconciler.current(entry, ask.min_revision, _left(ask.deadline))
@@ -60,7 +60,7 @@ class Turns:
         if context.closed:
             raise Conflict("the world is closed", reason="WORLD_CLOSED")
         places = await self._places(ask)
-        chain = reconciler.chain.of(context.profile)
+        chain = reconciler.agents.chain.of(context.profile)
         failed: EarshotError | RuntimeFault | None = None
         for number, endpoint in enumerate(chain):
             last = number == len(chain) - 1
@@ -105,7 +105,7 @@ class Turns:
         first_by: float,
     ) -> AsyncGenerator[Event, None]:
         """One runtime. Raises RuntimeFault when the next one may try."""
-        agent = self._reconciler.embodiment(entry, endpoint)
+        agent = self._reconciler.agents.embodiment(entry, endpoint)
         tools = (*offered(context, places),) if ask.actions else ()
         if endpoint.capabilities.model:
             tools = (*tools, REMEMBER)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Mapping
 
 from services.common.errors import EarshotError
 from services.common.logs import get_logger
 from services.sync.agent import tag_of
+from services.sync.embodiments import Embodiments
 from services.sync.endpoint import Endpoint
 from services.sync.reconciler import Reconciler
 from services.sync.runtimes.port import RuntimeFault
@@ -22,6 +22,8 @@ CHECK_S = 2.0
 # Between checks of a runtime that is well, and of one whose breaker is open.
 CHECK_EVERY_S, CHECK_AGAIN_S = 30.0, 5.0
 PRUNE_EVERY_S = 3600.0
+# One agent's blocks are read back and compared.
+SAMPLE_EVERY_S = 60.0
 
 _log = get_logger("sync")
 
@@ -39,6 +41,8 @@ class Informer:
                 if not token:
                     token = await self._list()
                 token = await self._watch(token)
+                # A stream that ends at once must not spin; the token loses nothing meanwhile.
+                await asyncio.sleep(BACK_OFF_MIN_S)
                 delay = BACK_OFF_MIN_S
             except EarshotError as error:
                 _log.info("state_unreachable", reason=error.reason)
@@ -65,9 +69,8 @@ class Informer:
 class Deletions:
     """Deletes agents whose mapping was given up, until it is done: each is a row that only success removes."""
 
-    def __init__(self, reconciler: Reconciler, endpoints: Mapping[str, Endpoint]) -> None:
-        self._reconciler = reconciler
-        self._endpoints = endpoints
+    def __init__(self, agents: Embodiments) -> None:
+        self._agents = agents
         self._waiting: list[tuple[float, int, Deletion]] = []
 
     async def run(self) -> None:
@@ -75,7 +78,7 @@ class Deletions:
             wait = max(self._waiting[0][0] - _now(), 0.0) if self._waiting else None
             try:
                 async with asyncio.timeout(wait):
-                    deletion, tries = await self._reconciler.deletions.get(), 0
+                    deletion, tries = await self._agents.deletions.get(), 0
             except TimeoutError:
                 _, tries, deletion = heapq.heappop(self._waiting)
             try:
@@ -90,42 +93,42 @@ class Deletions:
 
         Answers how many there were.
         """
-        endpoint = self._endpoints.get(deletion.runtime)
+        endpoint = self._agents.chain.get(deletion.runtime)
         if endpoint is None:
             raise RuntimeFault("this runtime is not configured now")
         runtime, tag = endpoint.runtime, tag_of(deletion.key)
         doomed = [deletion.agent_id] if deletion.agent_id else []
         if doomed:
             await self._delete_one(endpoint, deletion.agent_id, tag)
-        found = await endpoint.call("find", lambda t: runtime.find_agents(tag, t), lane=Lane.LOW, timeout=DELETE_S)
-        mapped = self._mapped(deletion)
-        for agent_id in found:
-            if agent_id not in mapped and agent_id not in doomed:
-                await self._delete_one(endpoint, agent_id, tag)
-                doomed.append(agent_id)
-        await self._reconciler.store.deleted(deletion)
+        if not self._embodied_again(deletion):
+            found = await endpoint.call("find", lambda t: runtime.find_agents(tag, t), lane=Lane.LOW, timeout=DELETE_S)
+            for agent_id in found:
+                if agent_id not in doomed:
+                    await self._delete_one(endpoint, agent_id, tag)
+                    doomed.append(agent_id)
+        await self._agents.store.deleted(deletion)
         return len(doomed)
 
     async def _delete_one(self, endpoint: Endpoint, agent_id: str, tag: str) -> None:
         runtime = endpoint.runtime
         await endpoint.call("delete", lambda t: runtime.delete_agent(agent_id, tag, t), lane=Lane.LOW, timeout=DELETE_S)
 
-    def _mapped(self, deletion: Deletion) -> set[str]:
-        """Agents that embody the NPC again: not to be deleted."""
-        entry = self._reconciler.entries.get(deletion.key)
-        return {agent.agent_id for agent in entry.agents.values()} if entry is not None else set()
+    def _embodied_again(self, deletion: Deletion) -> bool:
+        """The NPC has an agent again, or gets one just now: what carries the tag is not all to be deleted."""
+        entry = self._agents.entries.get(deletion.key)
+        return entry is not None and any(agent.known for agent in entry.agents.values())
 
 
 class Checks:
     """Asks runtimes whether they are well: often when one failed, so that it is used again soon after it is back."""
 
-    def __init__(self, reconciler: Reconciler, endpoints: Mapping[str, Endpoint]) -> None:
+    def __init__(self, reconciler: Reconciler) -> None:
         self._reconciler = reconciler
-        self._endpoints = endpoints
+        self._endpoints = reconciler.agents.chain.endpoints
 
     async def run(self) -> None:
         due = dict.fromkeys(self._endpoints, 0.0)
-        pruned = _now()
+        pruned, sampled = _now(), _now() + SAMPLE_EVERY_S
         while True:
             for name, endpoint in self._endpoints.items():
                 if due[name] <= _now() or endpoint.breaker() == "open":
@@ -135,7 +138,10 @@ class Checks:
                     due[name] = _now() + CHECK_EVERY_S
             if _now() - pruned > PRUNE_EVERY_S:
                 pruned = _now()
-                await self._reconciler.store.prune(self._reconciler.clock.now_ms())
+                await self._reconciler.agents.store.prune(self._reconciler.clock.now_ms())
+            if sampled <= _now():
+                sampled = _now() + SAMPLE_EVERY_S
+                self._reconciler.sample()
             await asyncio.sleep(CHECK_AGAIN_S)
 
 

@@ -489,6 +489,35 @@ async def test_a_state_that_lost_its_store_is_believed() -> None:
         assert "the Mill" in runtime.asked[-1].situation
 
 
+async def test_a_world_that_closes_while_its_agent_is_made_leaves_none_behind() -> None:
+    runtime = FakeRuntime()
+    runtime.plan("create", Plan(wait=5.0))
+    async with room(runtime) as sync:
+        sync.state.put()
+        await asyncio.sleep(1)
+        sync.state.close()
+        await asyncio.sleep(30)
+        assert runtime.agents == {}
+        assert runtime.count("create") == 1
+
+
+async def test_drift_is_found_by_sampling_and_repaired() -> None:
+    runtime = FakeRuntime()
+    async with room(runtime) as sync:
+        sync.state.put(place="the Lantern")
+        await sync.converse()
+        runtime.agent().blocks["situation"] = "tampered"
+        runtime.agent().blocks["scratch"] = "the agent's own"
+        await asyncio.sleep(130)
+        assert "the Lantern" in situation(runtime)
+        assert runtime.agent().blocks["scratch"] == "the agent's own"
+        counter = sync.app.metrics.block_writes.labels("low", "drift")
+        assert counter._value.get() == 1
+        writes = len(runtime.writes)
+        await asyncio.sleep(300)
+        assert len(runtime.writes) == writes
+
+
 # -- on demand ---------------------------------------------------------------------------------------------------------
 
 

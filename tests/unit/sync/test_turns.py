@@ -460,6 +460,8 @@ async def test_another_generation_resets_and_seeds_anew() -> None:
         assert runtime.count("reset") == 1
         assert "a secret" not in "\n".join(runtime.agent().messages)
         assert [message.role for message in runtime.asked[-1].turn.messages][:2] == [Role.USER, Role.ASSISTANT]
+        # What it did unasked is forgotten too.
+        await sync.converse(lines=[], reason=sync_pb2.CONVERSE_REASON_SILENCE, history_generation=2)
         # A runtime that cannot forget is not asked.
         runtime.plan("reset", Plan(fault=ServerFault("500")))
         asked = len(runtime.asked)
@@ -512,9 +514,21 @@ async def test_a_profile_may_name_an_agent_of_its_own() -> None:
         assert "persona" not in runtime.asked[-1].blocks
         assert runtime.agents["agent-mine"].blocks["journal"] == "Day one."
         assert "the Lantern" in runtime.asked[-1].situation
+        # One world at a time.
+        sync.state.profile("brom", agent_id="agent-mine")
+        sync.state.put("brom", world="other")
+        error = await failure(sync.stub.Converse(sync.request("brom", world="other"), timeout=5))
+        assert error.reason == "AGENT_ELSEWHERE"
+        # What it was told in another world leaves its messages before it is asked in the next.
+        assert "Hello?" in "".join(runtime.agents["agent-mine"].messages)
         sync.state.close()
-        await asyncio.sleep(5)
+        await asyncio.sleep(30)
         assert list(runtime.agents) == ["agent-mine"]  # not ours to delete
+        assert (await sync.converse("brom", "Anyone?", world="other")).sentences
+        assert "Hello?" not in "".join(runtime.agents["agent-mine"].messages)
+        request = sync_pb2.ErasePlayerRequest(tenant="t", player_id="id-Ada", npcs=[sync.state.key("brom", "other")])
+        await sync.stub.ErasePlayer(request, timeout=10)
+        assert runtime.agents["agent-mine"].messages == []
 
 
 async def test_the_text_of_an_own_label_is_never_written_again() -> None:
