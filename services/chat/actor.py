@@ -153,8 +153,8 @@ class WorldActor:
         newest = self.recent[-1].at_ms if self.recent else 0
         self._base_ms = max(self._tools.clock.now_ms(), newest)
         self._base_s = self._last_s = self._tools.clock.monotonic()
-        loaded = Loaded(0, floor, self._digest, self._tools.rules)
-        hole = (floor, floor + reducer.SEQ_SKIP) if floor else None
+        loaded = Loaded(0, floor + stored.skip, self._digest, self._tools.rules)
+        hole = (floor, floor + stored.skip) if stored.skip else None
         await self._process([Entry(loaded, None)], hole=hole)
 
     async def _wait(self) -> bool:

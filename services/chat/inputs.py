@@ -10,7 +10,7 @@ from services.chat.rules import Rules
 
 
 class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
-    """A new owner took the world. seq_floor: highest number in its log; numbers go on SEQ_SKIP further."""
+    """A new owner took the world. seq_floor: the highest number that its log may ever have shown; it goes on above."""
 
     at_ms: int
     seq_floor: int

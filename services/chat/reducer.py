@@ -27,7 +27,6 @@ from services.chat.conversation import SOLO, Turn, Wish, World
 from services.chat.draft import Draft
 
 # Log numbers skip this far when a new owner loads a world: no number is ever used for two entries.
-SEQ_SKIP = 65_536
 
 _state = msgspec.msgpack.Encoder()
 _stored: msgspec.msgpack.Decoder[World] = msgspec.msgpack.Decoder(World)
@@ -193,8 +192,6 @@ def _loaded(draft: Draft, item: inputs.Loaded) -> None:
     """A new owner: no turn of the old one goes on, what was owed is failed visibly, fresh questions are judged."""
     draft.rules, draft.digest = item.rules, item.digest
     draft.next_seq = max(draft.next_seq, item.seq_floor + 1)
-    if item.seq_floor:
-        draft.next_seq += SEQ_SKIP
     for where, turn in list(draft.floors()):
         floor.close(draft, where, "cancelled" if turn.sentences else "failed", "OWNER_LOST")
         for owed in draft.conversations[where].owed:

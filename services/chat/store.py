@@ -24,7 +24,7 @@ SCHEMA = (
     " at_ms INTEGER NOT NULL, body BLOB NOT NULL, PRIMARY KEY (tenant, world, seq)) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS events_of ON events (tenant, world, conversation, seq)",
     "CREATE TABLE IF NOT EXISTS worlds (tenant TEXT, world TEXT, n INTEGER NOT NULL, state BLOB NOT NULL,"
-    " PRIMARY KEY (tenant, world)) WITHOUT ROWID",
+    " life INTEGER NOT NULL, PRIMARY KEY (tenant, world)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS holes (tenant TEXT, world TEXT, low INTEGER, high INTEGER NOT NULL,"
     " PRIMARY KEY (tenant, world, low)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS turns (tenant TEXT, world TEXT, turn TEXT, at_ms INTEGER NOT NULL, why BLOB NOT NULL,"
@@ -34,6 +34,9 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS erasures (tenant TEXT, id TEXT, player TEXT NOT NULL, state TEXT NOT NULL,"
     " at_ms INTEGER NOT NULL, receipts BLOB NOT NULL, PRIMARY KEY (tenant, id)) WITHOUT ROWID",
 )
+
+# Log numbers that a life of the store (one fencing token) may have shown without leaving a trace: no life reuses them.
+SEQ_SKIP = 65_536
 
 World = tuple[str, str]
 
@@ -91,12 +94,16 @@ class Append:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A world as found: its checkpoint (b"" = none), the inputs after it as stored, the highest log number."""
+    """A world as found: its checkpoint (b"" = none), the inputs after it as stored, the highest log number.
+
+    skip: how far above that the log goes on, by the lives of the store since the world was last loaded.
+    """
 
     state: bytes
     n: int
     inputs: tuple[bytes, ...]
     last_seq: int
+    skip: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,20 +135,24 @@ class ChatStore:
 
     async def append(self, world: World, append: Append) -> None:
         """Durably append inputs with the events they led to, in one transaction."""
-        await self._database.write(lambda db: _append(db, world, append), durable=True, fence=self.fence(world))
+        fence = self.fence(world)
+        await self._database.write(lambda db: _append(db, world, append, fence.token), durable=True, fence=fence)
 
     def keep(self, world: World, append: Append) -> None:
         """Submit an append without waiting: for the last checkpoint when a world is put away."""
-        self._database.submit(lambda db: _append(db, world, append), durable=False, fence=self.fence(world))
+        fence = self.fence(world)
+        self._database.submit(lambda db: _append(db, world, append, fence.token), durable=False, fence=fence)
 
     def load(self, world: World) -> Stored:
         """A world's checkpoint and inputs."""
-        rows = self._database.read("SELECT n, state FROM worlds WHERE tenant=? AND world=?", world)
-        n, state = rows[0] if rows else (0, b"")
+        rows = self._database.read("SELECT n, state, life FROM worlds WHERE tenant=? AND world=?", world)
+        # A world that left no row may have been shown in every life before this one.
+        n, state, life = rows[0] if rows else (0, b"", 1)
         later = self._database.read(
             "SELECT body FROM inputs WHERE tenant=? AND world=? AND n>? ORDER BY n", (*world, n)
         )
-        return Stored(state, n, tuple(body for (body,) in later), self.bounds(world).end)
+        skip = SEQ_SKIP * (self.fence(world).token - life)
+        return Stored(state, n, tuple(body for (body,) in later), self.bounds(world).end, skip)
 
     def bounds(self, world: World) -> Bounds:
         """What of a world's log is kept."""
@@ -274,7 +285,7 @@ class ChatStore:
             await asyncio.to_thread(_truncate_log, self._path)
 
 
-def _append(db: sqlite3.Connection, world: World, append: Append) -> None:
+def _append(db: sqlite3.Connection, world: World, append: Append, life: int) -> None:
     db.executemany(
         "INSERT INTO inputs VALUES (?,?,?,?)",
         [(*world, append.first_input + i, inputs.encode(item)) for i, item in enumerate(append.inputs)],
@@ -297,7 +308,7 @@ def _append(db: sqlite3.Connection, world: World, append: Append) -> None:
     if append.hole is not None:
         db.execute("INSERT OR REPLACE INTO holes VALUES (?,?,?,?)", (*world, *append.hole))
     if append.checkpoint is not None:
-        db.execute("INSERT OR REPLACE INTO worlds VALUES (?,?,?,?)", (*world, *append.checkpoint))
+        db.execute("INSERT OR REPLACE INTO worlds VALUES (?,?,?,?,?)", (*world, *append.checkpoint, life))
         db.execute("DELETE FROM inputs WHERE tenant=? AND world=? AND n<=?", (*world, append.checkpoint[0]))
 
 

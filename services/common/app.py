@@ -56,8 +56,8 @@ class App:
         self.rooms = frozenset(rooms)
         self.clock: Clock = clock or SystemClock()
         self.metrics = Metrics()
-        self._interceptors = [RoomInterceptor(self.metrics)]
-        self._local = InProcessServer(self._interceptors)
+        self._interceptor = RoomInterceptor(self.metrics)
+        self._local = InProcessServer([self._interceptor])
         self.channels = Channels(settings, self._local, self.rooms)
         self._inline_stores = inline_stores
         self._server: grpc.aio.Server | None = None
@@ -128,7 +128,7 @@ class App:
         self._ready = True
 
     async def _serve_network(self) -> None:
-        server = grpc.aio.server(interceptors=self._interceptors, options=OPTIONS)
+        server = grpc.aio.server(interceptors=[self._interceptor], options=OPTIONS)
         health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         for adder, servicer, service in self._adders:
@@ -184,6 +184,7 @@ class App:
         self._ready = False
         grace = self.settings.shutdown_s
         if self._server is not None:
+            self._interceptor.end_streams()
             await self._server.stop(grace)
         # Last bound, first ended: the edge lets its requests finish while the rooms behind it still work.
         for task in reversed(self._tasks):

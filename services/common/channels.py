@@ -32,6 +32,8 @@ _SERVICE_CONFIG = json.dumps(
         "methodConfig": [
             {
                 "name": _READS,
+                # While a room restarts a read waits for it, within its deadline, rather than fail at once.
+                "waitForReady": True,
                 "retryPolicy": {
                     "maxAttempts": 3,
                     "initialBackoff": "0.05s",
@@ -53,7 +55,7 @@ OPTIONS = [
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 500),
 ]
 
 

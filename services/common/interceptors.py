@@ -16,9 +16,12 @@ import grpc
 from google.protobuf import message
 from opentelemetry.trace import SpanKind
 
-from services.common.errors import BadInput, EarshotError, Internal, to_trailers
+from services.common.errors import BadInput, EarshotError, Internal, Unavailable, to_trailers
 from services.common.logs import get_logger
 from services.common.telemetry import Metrics, context_of, tracer
+
+# RPCs that last as long as both processes do.
+ENDLESS = ("Watch", "Ingest")
 
 _log = get_logger("common")
 
@@ -28,6 +31,14 @@ class RoomInterceptor(grpc.aio.ServerInterceptor):
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
+        self._endless: set[asyncio.Task[Any]] = set()
+        self._ending: set[asyncio.Task[Any]] = set()
+
+    def end_streams(self) -> None:
+        """End streams that last as long as the process: they would hold its stop. Their readers reconnect."""
+        self._ending.update(self._endless)
+        for task in self._endless:
+            task.cancel()
 
     async def intercept_service(
         self,
@@ -38,10 +49,12 @@ class RoomInterceptor(grpc.aio.ServerInterceptor):
         method: str = details.method
         if handler is None or not method.startswith("/earshot."):
             return handler
-        return _wrapped(handler, method, self._metrics)
+        return _wrapped(handler, method, self._metrics, self._endless, self._ending)
 
 
-def _wrapped(handler: Any, method: str, metrics: Metrics) -> Any:
+def _wrapped(
+    handler: Any, method: str, metrics: Metrics, endless: set[asyncio.Task[Any]], ending: set[asyncio.Task[Any]]
+) -> Any:
     room = method.split(".")[1]
     rpc = method.rsplit("/", 1)[1]
 
@@ -88,6 +101,9 @@ def _wrapped(handler: Any, method: str, metrics: Metrics) -> Any:
 
     async def stream_response(request: Any, context: Any) -> AsyncIterator[Any]:
         started = time.perf_counter()
+        task = asyncio.current_task()
+        if task is not None and rpc.startswith(ENDLESS):
+            endless.add(task)
         try:
             if inspect.isasyncgenfunction(behavior):
                 async for response in behavior(request, context):
@@ -96,11 +112,19 @@ def _wrapped(handler: Any, method: str, metrics: Metrics) -> Any:
                 await behavior(request, context)
         except (asyncio.CancelledError, GeneratorExit, grpc.aio.AbortError) as error:
             observe(started, context, error)
-            raise
+            if task not in ending or not isinstance(error, asyncio.CancelledError):
+                raise
+            # grpc.aio sends no status for a handler that was cancelled from this side: the client would wait on.
+            task.uncancel()
+            await fail(Unavailable("the room is stopping", reason="STOPPING"), context)
         except Exception as error:  # noqa: BLE001 - as above
             observe(started, context, error)
             await fail(error, context)
             return
+        finally:
+            if task is not None:
+                endless.discard(task)
+                ending.discard(task)
         observe(started, context)
 
     codec = {

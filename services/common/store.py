@@ -82,6 +82,8 @@ class Database:
             [(partition, token) for partition in range(PARTITIONS)],
         )
         self._writer.execute("COMMIT")
+        # Numbers of revisions and logs derive from the token: it must outlive the loss of the write-ahead log.
+        self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return token
 
     async def write(self, work: Work[T], *, durable: bool = True, fence: Fence | None = None) -> T:

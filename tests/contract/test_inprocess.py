@@ -92,7 +92,8 @@ class State(state_pb2_grpc.StateServiceServicer):
 @asynccontextmanager
 async def served(mode: str) -> AsyncIterator[tuple[Any, Any, Chat, Callable[[], Any]]]:
     chat = Chat()  # type: ignore[abstract]  # a fake of part of the service
-    interceptors = [RoomInterceptor(Metrics())]
+    interceptor = RoomInterceptor(Metrics())
+    interceptors = [interceptor]
     server: Any = InProcessServer(interceptors) if mode == "inprocess" else grpc.aio.server(interceptors=interceptors)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(chat, server)
     state_pb2_grpc.add_StateServiceServicer_to_server(State(), server)  # type: ignore[abstract]  # likewise
@@ -107,11 +108,16 @@ async def served(mode: str) -> AsyncIterator[tuple[Any, Any, Chat, Callable[[], 
             chat_pb2_grpc.ChatServiceStub(channel),
             state_pb2_grpc.StateServiceStub(channel),
             chat,
-            lambda: server.stop(None),
+            lambda: _stop(server, interceptor),
         )
     finally:
         await channel.close()
         await server.stop(None)
+
+
+async def _stop(server: Any, interceptor: RoomInterceptor) -> None:
+    interceptor.end_streams()
+    await server.stop(None)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -285,3 +291,17 @@ async def test_stopping_the_server_ends_calls(mode: str) -> None:
         await stop()
         with pytest.raises((grpc.aio.AioRpcError, asyncio.CancelledError)):
             await waiter
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_stopping_room_ends_its_watches_with_a_reason(mode: str) -> None:
+    async with served(mode) as (stub, _, chat, stop):
+        call = stub.WatchEvents(chat_pb2.WatchEventsRequest(tenant="hang:1"))
+        assert (await call.read()).last_seq == 0
+        await asyncio.wait_for(chat.entered.wait(), 5)
+        stopping = asyncio.create_task(stop())
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        await stopping
+        await asyncio.wait_for(chat.cancelled.wait(), 5)

@@ -109,20 +109,31 @@ class Stack:
             process.kill()
             process.wait(STOP_S)
 
-    def stop(self) -> dict[str, int]:
-        """SIGINT, as Ctrl-C; exit status by target."""
-        for process in self.processes.values():
+    def stop(self, *targets: str) -> dict[str, int]:
+        """SIGINT, as Ctrl-C, to these or all; exit status by target."""
+        chosen = {target: self.processes[target] for target in targets or tuple(self.processes)}
+        for process in chosen.values():
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
         statuses = {}
-        for target, process in self.processes.items():
+        for target, process in chosen.items():
             try:
                 statuses[target] = process.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 statuses[target] = process.wait(STOP_S)
-        self.processes.clear()
+            del self.processes[target]
         return statuses
+
+    def settle(self, world: str) -> None:
+        """Wait until every room answers for the world again: channels reconnect with back-off."""
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            response = self.http.get(f"/v1/worlds/{world}")
+            if response.status_code == 200 and not response.json().get("missing"):
+                return
+            time.sleep(0.05)
+        raise AssertionError(f"the rooms did not come back:\n{self.output()[-4000:]}")
 
     def output(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""

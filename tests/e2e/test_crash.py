@@ -63,3 +63,48 @@ def test_ctrl_c_stops_cleanly_and_a_second_process_is_refused(tmp_path: Path) ->
             Stack(tmp_path / "data").start()
         assert stack.stop() == {"all": 0}
         assert "Traceback" not in stack.output()
+
+
+@pytest.mark.parametrize("topology", ["embedded", "split"])
+def test_a_lost_write_ahead_log_reuses_no_number(tmp_path: Path, topology: str) -> None:
+    """Power loss took what was not yet in the main files: old cursors and revisions are told apart, never reused."""
+    with Stack(tmp_path / "data", TOPOLOGIES[topology]) as stack:
+        assert stack.http.put("/v1/npcs", json=ROSTER).status_code == 200
+        scene = Scene(stack, "harbour-18")
+        scene.place(mara=(0, 0, 0), p1=(2, 0, 0))
+        assert scene.say("p1", "Mara, good evening!")["outcome"] == "replied"
+        seen = scene.place(p1=(3, 0, 0))["revision"]
+        cursor = scene.events()[-1]["seq"]
+        stack.kill()
+        logs = list((tmp_path / "data").glob("*.db-wal"))
+        assert logs
+        for log in logs:
+            log.write_bytes(b"")
+        stack.start()
+
+        # A client that was ahead of what survived is told so.
+        page = stack.events(scene.world, cursor)
+        assert page.get("resync") or page["events"] == []
+        assert stack.http.put("/v1/npcs", json=ROSTER).status_code == 200
+        again = scene.place(p1=(4, 0, 0))
+        assert again["revision"] > seen
+        answered = scene.say("p1", "Mara, are you still there?")
+        assert answered["outcome"] == "replied", answered
+        assert answered["revision"] >= again["revision"]
+        page = stack.events(scene.world, cursor)
+        assert page.get("resync") or page["events"][0]["seq"] > cursor
+        assert min(event["seq"] for event in scene.events()) > cursor
+
+
+def test_one_room_restarts_quickly_and_the_others_go_on(tmp_path: Path) -> None:
+    with Stack(tmp_path / "data", TOPOLOGIES["split"]) as stack:
+        assert stack.http.put("/v1/npcs", json=ROSTER).status_code == 200
+        scene = Scene(stack, "harbour-19")
+        scene.place(mara=(0, 0, 0), p1=(2, 0, 0))
+        for room in ("state", "chat", "sync", "cluster"):
+            assert stack.stop(room) == {room: 0}
+            stack.start()
+            stack.settle(scene.world)
+            scene.place(p1=(2, 0, 1))
+            answer = scene.say("p1", f"Mara, did {room} come back?")
+            assert answer["outcome"] == "replied", (room, answer)

@@ -195,3 +195,25 @@ def test_no_chat_text_and_no_secret_in_the_logs(scene: Scene) -> None:
     output = scene.stack.output()
     assert "xylophone" not in output
     assert "sk-test-canary" not in output
+
+
+def test_one_npc_lives_in_two_worlds_apart(scene: Scene, model: Model) -> None:
+    other = Scene(scene.stack, f"{scene.world}-b")
+    scene.place(mara=(0, 0, 0), p1=(2, 0, 0))
+    other.place(mara=(400, 0, 0), p2=(402, 0, 0))
+    assert scene.say("p1", "Mara, the password is marmalade.")["outcome"] == "replied"
+    there = other.say("p2", "Mara, what did you hear elsewhere?")
+    assert there["outcome"] == "replied"
+    agents = {one.world: {npc["npc_id"]: npc["agent_id"] for npc in status_of(one)}["mara"] for one in (scene, other)}
+    assert len(set(agents.values())) == 2
+    assert "marmalade" not in str(other.events())
+    if scene.stack.runtime != "offline":
+        asked = [request for request in model.requests() if "what did you hear elsewhere" in str(request["messages"])]
+        assert asked
+        assert "marmalade" not in str(asked[-1])
+
+
+def status_of(scene: Scene) -> list[dict[str, Any]]:
+    response = scene.stack.http.get(f"/v1/worlds/{scene.world}")
+    assert response.status_code == 200, response.text
+    return list(response.json()["sync"]["npcs"])

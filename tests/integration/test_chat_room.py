@@ -18,8 +18,7 @@ from earshot.chat.v1 import chat_pb2, chat_pb2_grpc
 
 from services.chat import inputs, reducer
 from services.chat.conversation import World
-from services.chat.reducer import SEQ_SKIP
-from services.chat.store import SCHEMA, ChatStore
+from services.chat.store import SCHEMA, SEQ_SKIP, ChatStore
 from services.common.errors import from_rpc
 from services.common.store import Database
 from tests.unit.chat.neighbours import NAMES, TENANT, WORLD, ref

@@ -11,8 +11,7 @@ import pytest
 from earshot.chat.v1 import chat_pb2
 
 from services.chat import inputs, reducer
-from services.chat.reducer import SEQ_SKIP
-from services.chat.store import ChatStore
+from services.chat.store import SEQ_SKIP, ChatStore
 from services.chat.worker import Retention
 from services.common.clock import LoopClock
 from services.common.errors import Unavailable
