@@ -109,7 +109,8 @@ def bound_socket(host: str, port: int) -> socket.socket:
     """Listen now, so that a busy port is a clear failure at start. Raises ListenFailed."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
-        listening = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio sets TCP_NODELAY only on connections of a socket that names its protocol.
+        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except OSError as error:
         raise ListenFailed(f"cannot listen on {host}:{port}: {error.strerror or 'unknown address'}") from error
     try:
