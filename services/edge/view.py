@@ -14,7 +14,7 @@ from earshot.type.v1 import type_pb2
 
 from services.edge.contract.event import Participant
 from services.edge.contract.shared import ActionData, Refusal, Vector
-from services.edge.contract.snapshot import ClusterAnswer
+from services.edge.contract.snapshot import ClusterAnswer, MemberPosition
 
 KINDS: dict[int, str] = {type_pb2.ENTITY_KIND_NPC: "npc", type_pb2.ENTITY_KIND_PLAYER: "player"}
 TRANSITIONS = {
@@ -41,17 +41,23 @@ def cluster_answers(columns: state_pb2.ClusterColumns) -> list[ClusterAnswer]:
         positions = None
         if axes is not None:
             x, y, z = axes
-            positions = {
-                names[row - start]: point(x[row], y[row], z[row]) for row in range(start, end) if not math.isnan(x[row])
-            }
+            positions = [
+                MemberPosition(names[row - start], *rounded(x[row], y[row], z[row]))
+                for row in range(start, end)
+                if not math.isnan(x[row])
+            ]
         answers.append(ClusterAnswer(lineage, list(names), npcs, size - npcs, positions))
         start = end
     return answers
 
 
 def point(x: float, y: float, z: float) -> Vector:
+    return Vector(*rounded(x, y, z))
+
+
+def rounded(x: float, y: float, z: float) -> tuple[float, float, float]:
     """A float32 position without the digits that float32 does not have (studs, five decimals)."""
-    return Vector(round(x, 5), round(y, 5), round(z, 5))
+    return round(x, 5), round(y, 5), round(z, 5)
 
 
 def vector(position: type_pb2.Vector3) -> Vector:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from services.edge.contract.shared import EmptyList, Id, Nothing, Number, Point, Refusal, Vector
+from services.edge.contract.shared import EmptyList, Id, Nothing, Number, Point, Refusal
 
 
 class Health(msgspec.Struct):
@@ -123,14 +123,27 @@ class EntityParts(msgspec.Struct):
     entities: list[dict[str, Any]] | Nothing | None = None
 
 
+class MemberPosition(msgspec.Struct):
+    """Where a member is, in studs."""
+
+    id: str
+    x: float
+    y: float
+    z: float
+
+
 class ClusterAnswer(msgspec.Struct, omit_defaults=True):
-    """Who is within earshot of each other."""
+    """Who is within earshot of each other. Positions are a list: the engine's JSON reader drops a map's other keys when
+    one looks like a number, as a player's id does.
+    """
 
     id: str
     members: list[str]
     npcs: int = 0
     players: int = 0
-    positions: dict[str, Vector] | None = None
+    positions: Annotated[
+        list[MemberPosition] | None, Meta(description="Of every member whose position is known (A5).")
+    ] = None
 
 
 class TransitionAnswer(msgspec.Struct, omit_defaults=True):

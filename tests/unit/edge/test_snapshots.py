@@ -55,7 +55,10 @@ async def test_a_snapshot_becomes_a_revision_with_positions_of_all_members() -> 
                     "members": ["pete", "962483389"],
                     "npcs": 1,
                     "players": 1,
-                    "positions": {"pete": {"x": 1, "y": 2.5, "z": -3}, "962483389": {"x": 4, "y": 5, "z": 6}},
+                    "positions": [
+                        {"id": "pete", "x": 1, "y": 2.5, "z": -3},
+                        {"id": "962483389", "x": 4, "y": 5, "z": 6},
+                    ],
                 }
             ],
             "transitions": [{"type": "formed", "cluster": "c1", "members": ["pete", "962483389"]}],

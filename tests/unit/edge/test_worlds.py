@@ -59,7 +59,7 @@ async def test_one_world_with_what_every_room_knows() -> None:
             },
             {"id": "5962483389", "kind": "player"},
         ]
-        assert told["clusters"][0]["positions"] == {"pete": {"x": 1, "y": 2, "z": 3}}
+        assert told["clusters"][0]["positions"] == [{"id": "pete", "x": 1, "y": 2, "z": 3}]
         assert told["recent_events"] == [{"type": "trade", "actor": "pete", "data": {"gold": 3}, "at": 7}]
         assert told["conversations"][0]["members"] == [{"id": "pete", "name": "Pete", "kind": "npc"}]
         assert told["sync"]["npcs"][0]["confirmed_revision"] == 4
