@@ -186,7 +186,7 @@ _INTENTS: Sequence[Intent] = (
     (re.compile(r"(?<!stop )(?<!not )(?<!don't )\b(follow (me|us)|come (with|along)|walk with me)\b"), _follow),
     (re.compile(r"\b(go|walk|run|take|lead|bring|head|guide)\b.*\bto\b"), _navigate),
     (re.compile(r"\b(stop (the )?hunt\w*|stand down|let (him|her|it|them) go)\b"), _stop_hunt),
-    (re.compile(r"(?<!stop )\b(hunt|attack|chase|get)\b"), _hunt),
+    (re.compile(r"(?<!stop )\b(hunt|attack|chase|get (him|her|it|them))\b"), _hunt),
     (re.compile(r"\b(patrol|make your rounds|keep watch)\b"), _patrol),
     (re.compile(r"\b(" + "|".join(_EMOTES) + r")\b"), _emote),
     (re.compile(r"\bwhere (are|is|am)\b|\bwhat (is this|place)\b|\bthis place\b"), _where),
@@ -231,6 +231,8 @@ def _muse(scene: Scene, rng: random.Random) -> str:
 def _decide(scene: Scene, rng: random.Random) -> Reply:
     if scene.combat:
         return Reply(_fresh(scene, ["Stay close to me!", "To arms!", "Not on my watch!"], rng))
+    if scene.happened and scene.happened[-1].startswith("combat"):
+        return Reply(_fresh(scene, ["It is over. Is everyone well?", "Well. That was brisk.", "All quiet again."], rng))
     if scene.happened:
         return Reply(f"Did you see that? {_sentence(scene.happened[-1])}")
     return Reply("PASS")
@@ -250,7 +252,7 @@ def _remark(scene: Scene, rng: random.Random) -> str:
         if question
         else ["Is that so, {0}?", "I hear you, {0}.", "Hm. You may be right, {0}."]
     )
-    own = [line for line in scene.lines if line not in scene.own_lines]
+    own = [line for line in scene.lines if not _said_lately(scene, line)]
     if own and rng.random() < 0.7:
         return f"{rng.choice(plain).format(who)} {rng.choice(own)}" if rng.random() < 0.4 else rng.choice(own)
     return _fresh(scene, [line.format(who) for line in plain], rng)
@@ -258,8 +260,13 @@ def _remark(scene: Scene, rng: random.Random) -> str:
 
 def _fresh(scene: Scene, lines: Sequence[str], rng: random.Random) -> str:
     """One of the lines, one that was not said lately when there is one."""
-    unsaid = [line for line in lines if line not in scene.own_lines]
+    unsaid = [line for line in lines if not _said_lately(scene, line)]
     return rng.choice(unsaid or list(lines))
+
+
+def _said_lately(scene: Scene, line: str) -> bool:
+    """Whether the NPC said any of it: what it said comes back by the sentence."""
+    return any(own and own in line for own in scene.own_lines)
 
 
 def _first_person(persona: str) -> str:

@@ -101,6 +101,19 @@ def test_it_speaks_unasked(reason: str) -> None:
     assert say("", reason=reason)
 
 
+def test_a_line_of_two_sentences_is_known_by_either() -> None:
+    line = "Nine spoons I own. Gertrude is missing."
+    for own in ("Nine spoons I own.", "Gertrude is missing."):
+        for seed in range(20):
+            assert line not in say("Well", str(seed), lines=(line, "Soup is leek."), own_lines=(own,))
+
+
+def test_the_end_of_a_fight_is_a_relief_not_a_riddle() -> None:
+    text = say("", "1", reason="decide", happened=("combat left",))
+    assert "combat" not in text.lower()
+    assert text != "PASS"
+
+
 def test_in_combat_it_has_other_things_on_its_mind() -> None:
     calm = {say("Look out, behind you!", str(seed)) for seed in range(20)}
     fighting = {say("Look out, behind you!", str(seed), combat=True) for seed in range(20)}
