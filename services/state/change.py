@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from services.state import causes, compiled
+from services.state.causes import Causes
 from services.state.columns import NPC, PLAYER, Columns, Mask, Plan
 from services.state.event import Event
 from services.state.membership import Longs, Membership, Transition
 from services.state.observation import Observed
-from services.state.situation import Shift, Situation
+from services.state.situation import Situation
 
 _SPOKEN_DETAILS = (b'"appearance"', b'"description"')
 
@@ -50,88 +53,98 @@ class Moment:
     observed: Observed
 
 
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """Masks over the N new rows: by urgency, and by what the text is about."""
-
-    high: Mask
-    medium: Mask
-    low: Mask
-    status: Mask
-    group: Mask
-    events: Mask
-
-
 def compare(
     before: Moment,
     after: Moment,
     plan: Plan,
-    shift: Shift,
-    transitions: Iterable[Transition],
+    cause: Causes,
+    transitions: Sequence[Transition],
     events: Sequence[Event],
     critical: Iterable[str],
     rewritten: Iterable[str],
-) -> Marks:
-    """Mark every row whose text could differ.
+) -> Causes:
+    """Why each row's text could differ: `cause`, of its situation, and everything else.
 
     `critical` and `rewritten` are npc ids (C9; a changed profile).
     """
     columns = after.columns
-    none = np.zeros(len(columns), np.bool_)
-    new = none if plan.same else plan.old < 0
-    acted = _differ(effective_actions(before), effective_actions(after), plan, none)
-    placed = _differ(before.columns.locations, columns.locations, plan, none)
-    renamed = _redescribed(before.columns, columns, plan, _differ(before.columns.names, columns.names, plan, none))
-    touched = _touched(before.membership, after.membership, plan, transitions, none)
-    faded = _faded(before.membership, after.membership, renamed, none)
-    eventful = _eventful(columns, after.membership, events, none)
-    urgent = _rows(columns, critical, none)
-    profile = _rows(columns, rewritten, none)
-    high = _either(none, shift.alarmed, shift.combat, urgent)
-    active = _either(none, shift.place, acted, placed, new)
-    return Marks(
-        high=high,
-        medium=_either(none, active, touched),
-        low=_either(none, shift.tens, renamed, faded, eventful, profile),
-        status=_either(none, high, active, shift.tens, renamed, profile),
-        group=_either(none, touched, faded, new),
-        events=_either(none, eventful, new),
+    renamed = _differ(before.columns.names, columns.names, plan)
+    renamed += _redescribed(before.columns, columns, plan)
+    found: tuple[tuple[int, Sequence[int]], ...] = (
+        (causes.NEW, () if plan.same else np.flatnonzero(plan.old < 0).tolist()),
+        (causes.ACTED, _differ(effective_actions(before), effective_actions(after), plan)),
+        (causes.LOCATED, _differ(before.columns.locations, columns.locations, plan)),
+        (causes.RENAMED, renamed),
+        (causes.TOUCHED, _touched(columns, after.membership, transitions)),
+        (causes.FADED, _faded(before.membership, after.membership, renamed)),
+        (causes.EVENTFUL, _eventful(columns, after.membership, events)),
+        (causes.URGENT, _rows(columns, critical)),
+        (causes.PROFILE, _rows(columns, rewritten)),
     )
+    for bit, rows in found:
+        if rows:
+            cause[rows] |= np.uint16(bit)
+    return cause
 
 
-def _either(none: Mask, *masks: Mask) -> Mask:
-    """Rows of any mask; `none` itself, which must stay empty, where all are empty."""
-    result = none
-    for mask in masks:
-        if mask is not none:
-            result = mask if result is none else result | mask
-    return result
+@dataclass(frozen=True, slots=True)
+class Dates:
+    """Over N rows: the revision at which the text about a row last could have changed."""
+
+    status: Longs
+    group: Longs
+    events: Longs
 
 
-def revisions(old: Longs, mask: Mask, plan: Plan, revision: int) -> Longs:
-    """The revision at which each row last was marked."""
-    if plan.same:
-        return np.where(mask, revision, old) if np.count_nonzero(mask) else old
+def told(
+    before: Dates, after: Moment, situation: Situation, plan: Plan, cause: Causes, gone: Iterable[str], revision: int
+) -> tuple[Dates, tuple[Change, ...]]:
+    """The dates of the new rows, and one change for every NPC that has a cause or is gone."""
+    dates, changes = before, []
+    if not plan.same or np.count_nonzero(cause):
+        step = _marked if compiled.kernels is None else _compiled_marked
+        dates, (rows, lanes, heard) = step(before, after, plan, cause, revision)
+        ids, until = after.columns.ids, situation.fighting_until
+        fights = (until[rows] > 0).tolist() if np.count_nonzero(until) else [False] * len(rows)
+        changes = [
+            Change(ids[row], revision, _LANES[lane], hears, fight)
+            for row, lane, hears, fight in zip(rows.tolist(), lanes.tolist(), heard.tolist(), fights, strict=True)
+        ]
+    changes += [Change(npc, revision, Lane.LOW, heard=False, combat=False, gone=True) for npc in gone]
+    return dates, tuple(changes)
+
+
+Marked = tuple[Dates, tuple[npt.NDArray[Any], npt.NDArray[Any], Mask]]
+
+
+def _compiled_marked(before: Dates, after: Moment, plan: Plan, cause: Causes, revision: int) -> Marked:
+    """As `_marked`, in one call."""
+    count = len(cause)
+    status, group, events = np.empty(count, np.int64), np.empty(count, np.int64), np.empty(count, np.int64)
+    rows, lanes, heard = np.empty(count, np.int32), np.empty(count, np.int8), np.empty(count, np.bool_)
+    some = compiled.kernels.mark(
+        cause, after.columns.kinds, after.membership.of, plan.old, len(after.membership.lineages), revision,
+        before.status, before.group, before.events, status, group, events, rows, lanes, heard,
+    )  # fmt: skip
+    return Dates(status, group, events), (rows[:some], lanes[:some], heard[:some])
+
+
+def _marked(before: Dates, after: Moment, plan: Plan, cause: Causes, revision: int) -> Marked:
+    """The dates, and the NPCs with a cause: their rows, lanes, and whether a player hears them."""
+    rows = np.flatnonzero((cause > 0) & (after.columns.kinds == NPC))
+    high, medium = cause[rows] & causes.HIGH > 0, cause[rows] & causes.MEDIUM > 0
+    lanes = np.where(high, Lane.HIGH, np.where(medium, Lane.MEDIUM, Lane.LOW))
+    dates = Dates(
+        _dated(before.status, cause & causes.STATUS > 0, plan, revision),
+        _dated(before.group, cause & causes.GROUP > 0, plan, revision),
+        _dated(before.events, cause & causes.EVENTS > 0, plan, revision),
+    )
+    return dates, (rows, lanes, heard_rows(after.columns, after.membership)[rows])
+
+
+def _dated(old: Longs, mask: Mask, plan: Plan, revision: int) -> Longs:
     carried = old[plan.old] if len(old) else np.zeros(len(mask), np.int64)
     return np.where(mask | (plan.old < 0), revision, carried)
-
-
-def changes(
-    marks: Marks, after: Moment, situation: Situation, gone: Iterable[str], revision: int
-) -> tuple[Change, ...]:
-    """One change for every NPC that was marked or is gone."""
-    columns, membership = after.columns, after.membership
-    marked = (marks.high | marks.medium | marks.low) & (columns.kinds == NPC)
-    told = []
-    if np.count_nonzero(marked):
-        rows = np.flatnonzero(marked)
-        audible = heard_rows(columns, membership)[rows].tolist()
-        lanes = np.where(marks.high[rows], Lane.HIGH, np.where(marks.medium[rows], Lane.MEDIUM, Lane.LOW)).tolist()
-        fights = (situation.fighting_until[rows] > 0).tolist()
-        for row, lane, hears, fight in zip(rows.tolist(), lanes, audible, fights, strict=True):
-            told.append(Change(columns.ids[row], revision, _LANES[lane], hears, fight))
-    told += [Change(npc, revision, Lane.LOW, heard=False, combat=False, gone=True) for npc in gone]
-    return tuple(told)
 
 
 _LANES = {int(lane): lane for lane in Lane}
@@ -170,26 +183,26 @@ def _covered(actions: tuple[str, ...], index: Mapping[str, int], observed: Obser
     return tuple(covered)
 
 
-def _differ(before: Sequence[str], after: Sequence[str], plan: Plan, none: Mask) -> Mask:
+def _differ(before: Sequence[str], after: Sequence[str], plan: Plan) -> list[int]:
     if before is after or (plan.same and before == after):
-        return none
-    return np.fromiter(
-        (old < 0 or before[old] != now for old, now in zip(plan.old.tolist(), after, strict=True)),
-        np.bool_,
-        len(after),
-    )
+        return []
+    return [
+        row
+        for row, (old, now) in enumerate(zip(plan.old.tolist(), after, strict=True))
+        if old < 0 or before[old] != now
+    ]
 
 
-def _redescribed(before: Columns, after: Columns, plan: Plan, renamed: Mask) -> Mask:
-    """`renamed`, and rows whose details changed and hold something that text speaks of."""
+def _redescribed(before: Columns, after: Columns, plan: Plan) -> list[int]:
+    """Rows whose details changed and hold something that text speaks of."""
     if before.details is after.details or not (_spoken(before.details) or _spoken(after.details)):
-        return renamed
-    mask = renamed.copy()
+        return []
+    rows = []
     for row, (old, now) in enumerate(zip(plan.old.tolist(), after.details, strict=True)):
         was = before.details[old] if old >= 0 else b""
         if was != now and (_spoken((was,)) or _spoken((now,))):
-            mask[row] = True
-    return mask
+            rows.append(row)
+    return rows
 
 
 def _spoken(details: Iterable[bytes]) -> bool:
@@ -197,57 +210,44 @@ def _spoken(details: Iterable[bytes]) -> bool:
     return any(word in whole for word in _SPOKEN_DETAILS)
 
 
-def _touched(before: Membership, after: Membership, plan: Plan, transitions: Iterable[Transition], none: Mask) -> Mask:
-    """Rows of a lineage that had a transition, and those that are now alone."""
-    if before is after:
-        return none
+def _touched(columns: Columns, after: Membership, transitions: Sequence[Transition]) -> list[int]:
+    """Rows of a lineage that had a transition, and those who left one."""
+    if not transitions:
+        return []
     names = {name for t in transitions for name in (t.lineage, t.other)}
-    lineages = np.array([*(lineage in names for lineage in after.lineages), False])  # last: for index -1
-    touched: Mask = lineages[after.of]
-    if len(before.of):
-        touched |= (plan.old >= 0) & (before.of[plan.old] >= 0) & (after.of < 0)
-    return touched
+    rows = [columns.index[who] for t in transitions for who in t.members if who in columns.index]
+    for lineage, members in zip(after.lineages, after.members, strict=True):
+        if lineage in names:
+            rows += members
+    return rows
 
 
-def _faded(before: Membership, after: Membership, renamed: Mask, none: Mask) -> Mask:
+def _faded(before: Membership, after: Membership, renamed: Sequence[int]) -> list[int]:
     """Rows in whose lineage a member is called or looks different, or a departure is forgotten."""
-    lineages: set[int] = set()
-    if renamed is not none:
-        lineages = {lineage for lineage in after.of[renamed].tolist() if lineage >= 0}
-    if before.departed or after.departed:
+    lineages = {lineage for lineage in after.of[renamed].tolist() if lineage >= 0} if renamed else set()
+    if before.departed is not after.departed:
         lineages |= {
             index
             for index, lineage in enumerate(after.lineages)
             if before.departed.get(lineage, ()) != after.departed.get(lineage, ())
         }
-    if not lineages:
-        return none
-    mask = none.copy()
-    for index in lineages:
-        mask[list(after.members[index])] = True
-    return mask
+    return [row for index in lineages for row in after.members[index]]
 
 
-def _eventful(columns: Columns, membership: Membership, events: Sequence[Event], none: Mask) -> Mask:
+def _eventful(columns: Columns, membership: Membership, events: Sequence[Event]) -> list[int]:
     """Rows that take part in an event or stand beside one who does; an event of nobody concerns everybody."""
-    if not events:
-        return none
-    mask = none.copy()
+    rows: list[int] = []
     for event in events:
-        rows = [columns.index[who] for who in (event.actor, event.target) if who in columns.index]
         if not event.actor and not event.target:
-            mask[:] = True
-        for row in rows:
-            mask[row] = True
-            if membership.of[row] >= 0:
-                mask[list(membership.members[int(membership.of[row])])] = True
-    return mask
+            return list(range(len(columns)))
+        for who in (event.actor, event.target):
+            if who in columns.index:
+                row = columns.index[who]
+                rows.append(row)
+                if membership.of[row] >= 0:
+                    rows += membership.members[int(membership.of[row])]
+    return rows
 
 
-def _rows(columns: Columns, ids: Iterable[str], none: Mask) -> Mask:
-    rows = [columns.index[entity] for entity in ids if entity in columns.index]
-    if not rows:
-        return none
-    mask = none.copy()
-    mask[rows] = True
-    return mask
+def _rows(columns: Columns, ids: Iterable[str]) -> list[int]:
+    return [columns.index[entity] for entity in ids if entity in columns.index]

@@ -10,10 +10,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from services.state import compiled
 
 Floats32 = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -154,6 +156,46 @@ def merge(old: Columns, sent: Sent, how: Plan, threshold: float) -> Merge:
 
     What was not sent stays; movement below `threshold` studs is none (A2).
     """
+    xyz, vitals, last_seen, moved, hurt = (
+        _numbers(old, sent, how, threshold)
+        if compiled.kernels is None
+        else _compiled_numbers(compiled.kernels, old, sent, how, threshold)
+    )
+    columns = Columns(
+        ids=how.ids,
+        index=how.index,
+        names=_text(old.names, sent.names, how, ""),
+        kinds=_kinds(old.kinds if how.same else _gather(old.kinds, how.old), _sent(sent.kinds, how)),
+        xyz=xyz,
+        vitals=vitals,
+        actions=_interned(old.actions, _text(old.actions, sent.actions, how, "")),
+        locations=_interned(old.locations, _text(old.locations, sent.locations, how, "")),
+        last_seen=last_seen,
+        details=_text(old.details, sent.details, how, b""),
+    )
+    return Merge(columns, how, moved, hurt)
+
+
+Numbers = tuple[Floats32, Floats32, Floats, Mask, Mask]
+
+
+def _compiled_numbers(kernels: Any, old: Columns, sent: Sent, how: Plan, threshold: float) -> Numbers:
+    """As `_numbers`, in one call."""
+    count = len(how.ids)
+    xyz, vitals, seen = np.empty((3, count), np.float32), np.empty((2, count), np.float32), np.empty(count)
+    moved, hurt = np.empty(count, np.bool_), np.empty(count, np.bool_)
+    any_of = kernels.merge(
+        old.xyz, old.vitals, old.last_seen, np.ascontiguousarray(sent.xyz), np.ascontiguousarray(sent.vitals),
+        sent.last_seen, how.old, how.sent, np.float32(threshold * threshold), xyz, vitals, seen, moved, hurt,
+    )  # fmt: skip
+    if how.same:  # share what did not change
+        xyz = xyz if any_of & kernels.MOVED else old.xyz
+        vitals = vitals if any_of & kernels.HURT else old.vitals
+    return xyz, vitals, seen, moved, hurt
+
+
+def _numbers(old: Columns, sent: Sent, how: Plan, threshold: float) -> Numbers:
+    """(xyz, vitals, last_seen, moved, hurt) of the result."""
     before = old.xyz if how.same else _gather(old.xyz, how.old)
     now = _sent(sent.xyz, how)
     step = now - before
@@ -172,19 +214,7 @@ def merge(old: Columns, sent: Sent, how: Plan, threshold: float) -> Merge:
     known = seen_now == seen_now
     if np.count_nonzero(known) < len(known):
         seen_now = np.where(known, seen_now, old.last_seen if how.same else _gather(old.last_seen, how.old))
-    columns = Columns(
-        ids=how.ids,
-        index=how.index,
-        names=_text(old.names, sent.names, how, ""),
-        kinds=_kinds(old.kinds if how.same else _gather(old.kinds, how.old), _sent(sent.kinds, how)),
-        xyz=xyz,
-        vitals=vitals,
-        actions=_interned(old.actions, _text(old.actions, sent.actions, how, "")),
-        locations=_interned(old.locations, _text(old.locations, sent.locations, how, "")),
-        last_seen=seen_now,
-        details=_text(old.details, sent.details, how, b""),
-    )
-    return Merge(columns, how, moved, hurt)
+    return xyz, vitals, seen_now, moved, hurt
 
 
 def _kinds(before: Bytes, now: Bytes) -> Bytes:

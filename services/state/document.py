@@ -12,11 +12,13 @@ from typing import TypeVar
 
 import numpy as np
 
+from services.state import causes
 from services.state import change as changed
 from services.state import columns as cols
 from services.state import membership as members
 from services.state import observation as obs
 from services.state import situation as situations
+from services.state.causes import Causes
 from services.state.change import Change, Moment
 from services.state.columns import NPC, Columns, Mask, Merge, Plan, Sent
 from services.state.event import Event, unheard
@@ -192,7 +194,7 @@ def commit(
     seen, told = unheard(document.seen, entry.events) if entry.events else (document.seen, [])
     events = tuple(replace(event, revision=revision) for event in told)
     after = Moment(columns, membership, draft.observed)
-    situation, shift = situations.settle(
+    situation, cause = situations.settle(
         document.situation,
         merge,
         roster,
@@ -201,15 +203,14 @@ def commit(
         tick,
         rules.combat_linger_ms,
     )
-    marks = changed.compare(document.moment, after, plan, shift, transitions, events, entry.critical, entry.rewritten)
-    combat = tuple(
-        Combat(revision, columns.ids[row], bool(situation.fighting_until[row]))
-        for row in np.flatnonzero(shift.combat & (columns.kinds == NPC)).tolist()
-    )
+    combat = _combat(columns, situation, cause, revision)
+    cause = changed.compare(document.moment, after, plan, cause, transitions, events, entry.critical, entry.rewritten)
     history, floor = _last(document.history + transitions, HISTORY_KEPT, document.floor)
     kept_events, floor = _last(document.events + events, rules.events_kept, floor)
     combat_log, floor = _last(document.combat_log + combat, HISTORY_KEPT, floor)
     gone = tuple(document.columns.ids[row] for row in plan.gone if document.columns.kinds[row] == NPC)
+    dates = changed.Dates(document.status_revision, document.group_revision, document.events_revision)
+    dates, changes = changed.told(dates, after, situation, plan, cause, gone, revision)
     fed = entry.from_game
     following = Document(
         revision=revision,
@@ -224,9 +225,9 @@ def commit(
         situation=situation,
         observed=draft.observed,
         copresent=draft.copresent,
-        status_revision=changed.revisions(document.status_revision, marks.status, plan, revision),
-        group_revision=changed.revisions(document.group_revision, marks.group, plan, revision),
-        events_revision=changed.revisions(document.events_revision, marks.events, plan, revision),
+        status_revision=dates.status,
+        group_revision=dates.group,
+        events_revision=dates.events,
         events=kept_events,
         seen=seen,
         history=history,
@@ -234,7 +235,6 @@ def commit(
         floor=floor,
         steady=plan.steady() if entry.full and plan.complete else document.steady if plan.same else None,
     )
-    changes = changed.changes(marks, after, situation, gone, revision)
     return Commit(following, transitions, changes, bool(transitions or events or combat))
 
 
@@ -282,6 +282,16 @@ def _fighting(moment: Moment) -> Mask:
     if not fights:
         return np.zeros(len(actions), np.bool_)
     return np.array([action in fights for action in actions], np.bool_)
+
+
+def _combat(columns: Columns, situation: Situation, cause: Causes, revision: int) -> tuple[Combat, ...]:
+    """NPCs that entered combat or left it."""
+    if not np.count_nonzero(cause & causes.COMBAT):
+        return ()
+    return tuple(
+        Combat(revision, columns.ids[row], bool(situation.fighting_until[row]))
+        for row in np.flatnonzero((cause & causes.COMBAT > 0) & (columns.kinds == NPC)).tolist()
+    )
 
 
 def _struck(columns: Columns, events: tuple[Event, ...]) -> Mask:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from services.state import compiled
 from services.state.columns import Columns, Floats32, Plan, Rows
 
 Longs = npt.NDArray[np.int64]
@@ -203,16 +204,14 @@ def settle(
         for row in cluster.members:
             numbers[row] = index
     of = np.array(numbers, np.int32)
-    stayed = _stayed(old, plan, lineages, of)
-    sources = np.where(stayed, plan.old, 0)
-    known = len(old.of) > 0
+    since_revision, since_ms = _since(old, plan, lineages, of, revision, at_ms)
     membership = Membership(
         lineages=lineages,
         formed=tuple(cluster.formed for cluster in answer.clusters),
         members=tuple(cluster.members for cluster in answer.clusters),
         of=of,
-        since_revision=np.where(stayed, old.since_revision[sources], revision) if known else np.full(len(of), revision),
-        since_ms=np.where(stayed, old.since_ms[sources], at_ms) if known else np.full(len(of), at_ms),
+        since_revision=since_revision,
+        since_ms=since_ms,
         departed=_departed(old, before, columns, lineages, of, transitions, at_ms, tick),
         ended=_ended(old, lineages, transitions, at_ms, tick, revival_ms),
     )
@@ -235,14 +234,21 @@ def _aged(old: Membership, tick: int, revival_ms: int) -> Membership:
     )
 
 
-def _stayed(old: Membership, plan: Plan, lineages: Sequence[str], of: Rows) -> npt.NDArray[np.bool_]:
-    """Rows whose lineage is the one they had."""
+def _since(
+    old: Membership, plan: Plan, lineages: Sequence[str], of: Rows, revision: int, at_ms: int
+) -> tuple[Longs, Longs]:
+    """(revision, time) at which each row joined its lineage: as before where it is the one it had."""
     if not len(old.of):
-        return np.zeros(len(of), np.bool_)
+        return np.full(len(of), revision), np.full(len(of), at_ms)
     now = {lineage: index for index, lineage in enumerate(lineages)}
     became = np.array([*(now.get(lineage, -2) for lineage in old.lineages), -2], np.int32)  # last: for index -1
-    stayed: npt.NDArray[np.bool_] = (became[old.of[plan.old]] == of) & (plan.old >= 0)
-    return stayed
+    if compiled.kernels is not None:
+        since = np.empty(len(of), np.int64), np.empty(len(of), np.int64)
+        compiled.kernels.carry(old.of, plan.old, became, of, old.since_revision, old.since_ms, revision, at_ms, *since)
+        return since
+    stayed = (became[old.of[plan.old]] == of) & (plan.old >= 0)
+    sources = np.where(stayed, plan.old, 0)
+    return np.where(stayed, old.since_revision[sources], revision), np.where(stayed, old.since_ms[sources], at_ms)
 
 
 def _departed(

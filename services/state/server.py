@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
+from pathlib import Path
 
 from earshot.cluster.v1 import cluster_pb2, cluster_pb2_grpc
 from earshot.state.v1 import state_pb2_grpc
 
 from services.common.app import App
+from services.common.logs import get_logger
 from services.common.settings import Settings
+from services.common.store import MEMORY
+from services.state import compiled
 from services.state.agenda import Agenda
 from services.state.assigner import Assigner
 from services.state.document import Rules
@@ -23,6 +28,8 @@ from services.state.worlds import Worlds
 # The contract reads 0 as its default; this is as good as none.
 NO_HEIGHT = 1e-9
 SERVICE = "earshot.state.v1.StateService"
+
+_log = get_logger("state")
 
 
 async def bind(app: App) -> None:
@@ -46,6 +53,15 @@ async def bind(app: App) -> None:
     app.add(state_pb2_grpc.add_StateServiceServicer_to_server, servicer, SERVICE)
     intake.resume()
     app.calls("cluster")
+    fallback = None if settings.data == MEMORY else Path(settings.data) / "cache"
+
+    async def warm_up() -> None:
+        try:
+            await asyncio.to_thread(compiled.warm_up, fallback)
+        except ImportError:
+            _log.warning("compiled_method_missing")  # slower, not wrong
+
+    app.worker("state.warm_up", warm_up)
     app.worker("state.assigner", assigner.run)
     app.worker("state.rosters", rosters.run)
     app.worker("state.time", lambda: keep_time(agenda, intake, clock))

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from services.state import causes, compiled
 from services.state import place as places
+from services.state.causes import Causes
 from services.state.columns import Floats32, Mask, Merge, Plan
 from services.state.membership import Longs
 from services.state.place import UNKNOWN, Small, Standing
@@ -38,16 +40,6 @@ class Situation:
     standing: Standing
 
 
-@dataclass(frozen=True, slots=True)
-class Shift:
-    """Which rows changed how (masks over N); `alarmed` is death or a fall of a tenth of the maximum."""
-
-    tens: Mask
-    alarmed: Mask
-    combat: Mask
-    place: Mask
-
-
 def nobody() -> Situation:
     """No entities."""
     return Situation(np.zeros(0, np.int8), np.zeros(0, np.float32), np.zeros(0, np.int64), places.nowhere())
@@ -61,30 +53,60 @@ def settle(
     struck: Mask,
     tick: int,
     linger_ms: int,
-) -> tuple[Situation, Shift]:
-    """The situation of the merged rows; `fighting` marks those who fight now, `struck` those in an event of
-    combat.
+) -> tuple[Situation, Causes]:
+    """The situation of the merged rows, and what it gives texts to say; `fighting` marks those who fight
+    now, `struck` those in an event of combat.
     """
+    plan = merge.plan
+    until = old.fighting_until if plan.same else _carried(old.fighting_until, plan, 0)
+    until, combat = _combat(until, fighting, struck, tick, linger_ms)
+    cause = combat.astype(np.uint16) * np.uint16(causes.COMBAT)
+    step = _settled if compiled.kernels is None else _compiled_settled
+    tens, alarm, standing, cause = step(old, merge, roster, cause)
+    return Situation(tens, alarm, until, standing), cause
+
+
+Settled = tuple[Small, Floats32, Standing, Causes]
+
+
+def _compiled_settled(old: Situation, merge: Merge, roster: Roster, cause: Causes) -> Settled:
+    """As `_settled`, in one call."""
+    plan, columns, standing = merge.plan, merge.columns, old.standing
+    count = len(columns)
+    tens, alarm = np.empty(count, np.int8), np.empty(count, np.float32)
+    place, band = np.empty(count, np.int32), np.empty(count, np.int8)
+    surveyed = standing.roster == roster.version
+    told = compiled.kernels.situate(
+        columns.xyz, columns.vitals, columns.kinds, plan.old, merge.moved, merge.hurt, roster.positions, surveyed,
+        old.tens, old.alarm, standing.place, standing.band, tens, alarm, place, band, cause,
+    )  # fmt: skip
+    if surveyed and plan.same and not told & causes.PLACE:  # share what did not change
+        return tens, alarm, standing, cause
+    return tens, alarm, Standing(place, band, roster.version), cause
+
+
+def _settled(old: Situation, merge: Merge, roster: Roster, cause: Causes) -> Settled:
+    """(tens, health at the last alarm, standing, `cause` and the causes in them)."""
     plan, columns = merge.plan, merge.columns
     before = old
     if not plan.same:
         before = Situation(
             _carried(old.tens, plan, UNKNOWN),
             _carried(old.alarm, plan, np.nan),
-            _carried(old.fighting_until, plan, 0),
+            old.fighting_until,
             places.carried(old.standing, plan),
         )
     tens, alarm, alarmed = before.tens, before.alarm, np.zeros(len(columns), np.bool_)
     hurt = np.flatnonzero(merge.hurt if plan.same else merge.hurt | (plan.old < 0))
     if len(hurt):
         tens, alarm = _healths(before, columns.vitals, hurt.tolist(), alarmed)
-    until, combat = _combat(before.fighting_until, fighting, struck, tick, linger_ms)
     was = now = before.standing
     if np.count_nonzero(merge.moved) or not plan.same or was.roster != roster.version:
         now = places.settle(was, columns, merge.moved, roster)
-    none = np.zeros(len(columns), np.bool_)
-    moved = none if now is was else (now.place != was.place) | (now.band != was.band)
-    return Situation(tens, alarm, until, now), Shift(tens != before.tens, alarmed, combat, moved)
+    moved = (now.place != was.place) | (now.band != was.band)
+    for bit, mask in ((causes.TENS, tens != before.tens), (causes.ALARMED, alarmed), (causes.PLACE, moved)):
+        cause = cause | mask.astype(np.uint16) * np.uint16(bit)
+    return tens, alarm, now, cause
 
 
 def _carried(values: Any, plan: Plan, unknown: float) -> Any:
