@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from services.common.errors import Unavailable
+from services.common.errors import EarshotError, Unavailable
 from services.common.logs import get_logger
+from services.sync.runtimes.port import RuntimeFault
 
 T = TypeVar("T")
 
@@ -41,8 +42,12 @@ class Crew:
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, EarshotError | RuntimeFault):
             _log.debug("task_failed", task=task.get_name(), error=type(error).__name__)
+        else:
+            _log.error("task_failed", task=task.get_name(), error=type(error).__name__, exc_info=error)
 
     async def close(self, grace_s: float) -> None:
         """Wait for what runs, then cancel the rest."""

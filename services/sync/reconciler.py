@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from services.common.clock import Clock
-from services.common.errors import EarshotError, NotFound
+from services.common.errors import EarshotError, Internal, NotFound
 from services.common.logs import get_logger
 from services.common.settings import Settings
 from services.common.telemetry import Metrics
@@ -146,6 +146,9 @@ class Reconciler:
             await self.reconcile(entry, lane=lane, timeout=WORK_S)
         except (RuntimeFault, EarshotError) as error:
             self._later(entry, error)
+        except Exception as error:  # noqa: BLE001 - a defect must neither spin nor stop the others
+            _log.error("reconcile_failed", error=type(error).__name__, exc_info=error)
+            self._later(entry, Internal("a defect; see the log"))
         finally:
             entry.working = False
             self._in_flight -= 1
@@ -166,6 +169,13 @@ class Reconciler:
             entry.retry_at = max(entry.agent.endpoint.retry_at(), _now() + RETRY_MIN_S) + 0.1 * self._rng.random()
         if entry.dirty is None:
             entry.forced(entry.last_lane, _now())
+
+    def back(self, runtime: str) -> None:
+        """The runtime is well again: what waited for its breaker need not wait longer."""
+        for entry in self.agents.entries.values():
+            if entry.primary == runtime and entry.dirty is not None and entry.retry_at > _now():
+                entry.retry_at = _now() + self._rng.random()
+                self.schedule(entry)
 
     async def reconcile(
         self, entry: Entry, *, lane: Lane, timeout: float, min_revision: int = 0, create: bool = False

@@ -94,7 +94,8 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
             raise TooLarge(f"at most {LINES_MAX} lines a turn")
         budget = self._settings.turn_deadline_s
         if remaining is not None:
-            budget = min(budget, max(remaining, 0.001))
+            # A little before the call's own deadline, so that the caller learns why.
+            budget = min(budget, max(remaining - min(0.1, 0.05 * remaining), 0.001))
         return Ask(
             key=_key(request.npc),
             turn_id=request.turn_id,

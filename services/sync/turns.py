@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from services.common.errors import Conflict, DeadlineExceeded, EarshotError, Unavailable
+from services.common.errors import Conflict, DeadlineExceeded, EarshotError, Overloaded, Unavailable
 from services.common.logs import get_logger
 from services.sync.context import Context, Place
 from services.sync.endpoint import Endpoint
@@ -19,7 +19,7 @@ from services.sync.exchange import Exchange
 from services.sync.hearing import Hearing
 from services.sync.preparation import Preparation
 from services.sync.reconciler import Reconciler
-from services.sync.runtimes.port import Missing, RuntimeFault
+from services.sync.runtimes.port import Missing, RateLimited, RuntimeFault
 from services.sync.tools import REMEMBER, offered
 from services.sync.turn import Ask, Event, Progress
 
@@ -83,6 +83,11 @@ class Turns:
                     ) from fault
         if _left(ask.deadline) <= 0.01:
             raise DeadlineExceeded("no runtime answered in time", reason="TURN_TIMEOUT") from failed
+        if isinstance(failed, RateLimited):
+            wait_ms = round(failed.retry_after_s * 1000)
+            raise Overloaded(
+                "the runtime limits the rate", reason="RUNTIME_RATE_LIMITED", retry_after_ms=wait_ms
+            ) from failed
         raise Unavailable("no runtime could answer", reason="RUNTIME_FAILED") from failed
 
     async def _places(self, ask: Ask) -> tuple[Place, ...]:

@@ -131,11 +131,14 @@ class Checks:
         pruned, sampled = _now(), _now() + SAMPLE_EVERY_S
         while True:
             for name, endpoint in self._endpoints.items():
-                if due[name] <= _now() or endpoint.breaker() == "open":
+                was_open = endpoint.breaker() == "open"
+                if due[name] <= _now() or was_open:
+                    due[name] = _now() + CHECK_EVERY_S
                     health = await endpoint.check(CHECK_S)
                     if not health.ok:
                         _log.info("runtime_unwell", runtime=name, detail=health.detail)
-                    due[name] = _now() + CHECK_EVERY_S
+                    elif was_open:
+                        self._reconciler.back(name)
             if _now() - pruned > PRUNE_EVERY_S:
                 pruned = _now()
                 await self._reconciler.agents.store.prune(self._reconciler.clock.now_ms())

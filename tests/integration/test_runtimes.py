@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import pytest
 
+from services.sync.runtimes.client import ChatMemory, ClientError, LettaRobloxClient, LLMConfig
 from services.sync.runtimes.letta import LettaRuntime, fit_name
 from services.sync.runtimes.local import LocalAgents, NoShelf
 from services.sync.runtimes.offline import OfflineRuntime
@@ -509,6 +510,21 @@ async def test_letta_agents_have_no_tools_of_their_own_and_read_only_blocks() ->
         assert agent.tags == [stage.tag]
         assert agent.name == "Mara of the Lantern"
         assert agent.model_settings["max_output_tokens"] == 150
+
+
+@pytest.mark.letta
+def test_the_client_for_scripts_on_a_real_server() -> None:
+    config = LLMConfig(model_endpoint=os.environ["EARSHOT_FAKE_MODEL_URL"], context_window=16_000)
+    with LettaRobloxClient(os.environ["LETTA_BASE_URL"]) as client:
+        agent = client.create_agent(memory=ChatMemory(human="Ada, a baker.", persona="I sell."), llm_config=config)
+        client.update_memory(agent.id, {"human": "Ada owes me two coins."})
+        assert client.get_memory(agent.id) == {"human": "Ada owes me two coins.", "persona": "I sell."}
+        assert client.send_message(agent.id, "RECITE:human", speaker="Ada") == "Ada owes me two coins."
+    with (
+        LettaRobloxClient(os.environ["LETTA_BASE_URL"]) as client,
+        pytest.raises(ClientError, match="memory could not be read"),
+    ):
+        client.get_memory(agent.id)
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8283", "ftp://x", "http://"])

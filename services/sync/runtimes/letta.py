@@ -114,6 +114,8 @@ class LettaRuntime:
         settings = self._model_settings(model, spec)
         if settings:
             optional["model_settings"] = settings
+        if isinstance(window := spec.settings.get("context_window"), int) and window > 0:
+            optional["context_window_limit"] = window
         agent = await self._call(
             client.agents.create(
                 name=fit_name(spec.name),

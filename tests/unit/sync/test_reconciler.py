@@ -297,6 +297,24 @@ async def test_an_hour_without_the_runtime_keeps_one_item_per_npc_and_heals() ->
         assert all("Minute9" in agent.blocks["situation"] for agent in runtime.agents.values())
 
 
+async def test_a_defect_neither_spins_nor_stops_the_others() -> None:
+    runtime = FakeRuntime()
+    async with room(runtime) as sync:
+        sync.state.put()
+        sync.state.put("brom")
+        await asyncio.sleep(5)
+        runtime.plan("write", *[Plan(fault=ZeroDivisionError())] * 3)  # type: ignore[arg-type]  # no fault of the port
+        sync.state.put(lane=HIGH, place="the Mill")
+        await asyncio.sleep(0.1)
+        assert runtime.count("write") == 1
+        assert (await sync.status()).last_error == "INTERNAL"
+        sync.state.put("brom", lane=HIGH, place="the Harbour")
+        await asyncio.sleep(20)
+        texts = sorted(agent.blocks["situation"] for agent in runtime.agents.values())
+        assert "the Harbour" in texts[0]
+        assert "the Mill" in texts[1]
+
+
 async def test_rate_limits_are_obeyed() -> None:
     runtime = FakeRuntime()
     async with room(runtime) as sync:

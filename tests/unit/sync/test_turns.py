@@ -209,26 +209,35 @@ async def test_nothing_is_said_twice_when_a_runtime_breaks_off_in_the_middle() -
         assert second.asked == []
 
 
-@pytest.mark.parametrize("fault", [ServerFault("500"), RateLimited("429", 3.0), Rejected("400")])
-async def test_the_only_runtime_fails_visibly(fault: Any) -> None:
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (ServerFault("500"), "RUNTIME_FAILED"),
+        (RateLimited("429", 3.0), "RUNTIME_RATE_LIMITED"),
+        (Rejected("400"), "RUNTIME_FAILED"),
+    ],
+)
+async def test_the_only_runtime_fails_visibly(fault: Any, reason: str) -> None:
     runtime = FakeRuntime()
     async with room(runtime) as sync:
         sync.state.put()
         await sync.converse()
         runtime.plan("send", Plan(fault=fault))
         error = await failure(sync.stub.Converse(sync.request(), timeout=10))
-        assert error.reason == "RUNTIME_FAILED"
+        assert error.reason == reason
+        assert error.retry_after_ms == (3000 if reason == "RUNTIME_RATE_LIMITED" else 0)
         await asyncio.sleep(5)
         assert (await sync.converse()).sentences
 
 
-async def test_a_turn_that_never_ends_fails_at_its_deadline() -> None:
+@pytest.mark.parametrize(("setting", "call"), [(8.0, 30.0), (20.0, 8.0)])
+async def test_a_turn_that_never_ends_fails_at_its_deadline(setting: float, call: float) -> None:
     runtime = FakeRuntime()
-    async with room(runtime, turn_deadline_s=8.0) as sync:
+    async with room(runtime, turn_deadline_s=setting) as sync:
         sync.state.put()
         runtime.plan("send", Plan(hang=True, lands=None))
         before = asyncio.get_running_loop().time()
-        error = await failure(sync.stub.Converse(sync.request(), timeout=30))
+        error = await failure(sync.stub.Converse(sync.request(), timeout=call))
         assert error.reason == "TURN_TIMEOUT"
         assert asyncio.get_running_loop().time() - before == pytest.approx(8.0, abs=0.6)
 
