@@ -7,6 +7,7 @@ Requirement B3.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -61,6 +62,7 @@ class Evolution:
     lineages: tuple[Lineage, ...]
     rows: tuple[int, ...]
     transitions: tuple[Transition, ...]
+    unchanged: bool = False  # lineages and rows are the previous ones
 
 
 Name = Callable[[int], str]
@@ -82,9 +84,13 @@ def evolve(
     clusters' smallest rows.
     """
     clusters = _clusters(label)
-    if _same(clusters, before, len(old)):
-        return Evolution(tuple(old), tuple(before), ())
-    shared = _overlaps(clusters, before)
+    rows = [NO_LINEAGE] * len(label)
+    for c, members in enumerate(clusters):
+        for row in members:
+            rows[row] = c
+    if len(clusters) == len(old) and rows == list(before):
+        return Evolution(tuple(old), tuple(before), (), unchanged=True)
+    shared = _overlaps(rows, before)
     claims = _claim(shared, old)
     revived = _revive(clusters, claims, ended)
     lineages: list[Lineage] = []
@@ -97,10 +103,6 @@ def evolve(
         else:
             lineages.append(Lineage(name(ordinal), revision))
             ordinal += 1
-    rows = [NO_LINEAGE] * len(label)
-    for c, members in enumerate(clusters):
-        for row in members:
-            rows[row] = c
     return Evolution(
         tuple(lineages),
         tuple(rows),
@@ -119,26 +121,10 @@ def _clusters(label: Sequence[int]) -> list[list[int]]:
     return [members for members in groups.values() if len(members) >= MIN_MEMBERS]
 
 
-def _same(clusters: Sequence[Sequence[int]], before: Sequence[int], old: int) -> bool:
-    """Whether the new clusters are the old lineages, in the old order, member for member."""
-    if len(clusters) != old:
-        return False
-    expected = [NO_LINEAGE] * len(before)
-    for c, members in enumerate(clusters):
-        for row in members:
-            expected[row] = c
-    return expected == list(before)
-
-
-def _overlaps(clusters: Sequence[Sequence[int]], before: Sequence[int]) -> dict[tuple[int, int], int]:
+def _overlaps(rows: Sequence[int], before: Sequence[int]) -> dict[tuple[int, int], int]:
     """(cluster, old lineage) -> number of members they share."""
-    shared: dict[tuple[int, int], int] = {}
-    for c, members in enumerate(clusters):
-        for row in members:
-            lineage = before[row]
-            if lineage >= 0:
-                shared[c, lineage] = shared.get((c, lineage), 0) + 1
-    return shared
+    pairs = Counter(zip(rows, before, strict=True))
+    return {pair: count for pair, count in pairs.items() if pair[0] >= 0 and pair[1] >= 0}
 
 
 def _claim(shared: dict[tuple[int, int], int], old: Sequence[Lineage]) -> dict[int, int]:
@@ -195,7 +181,11 @@ def _transitions(
     left: list[Transition] = []
     dissolved: list[Transition] = []
     merges: list[Transition] = []
+    # Most lineages go on as they were: nothing is to be told of these.
+    intact = {c for c, lineage in claims.items() if shared[c, lineage] == len(clusters[c]) == len(former[lineage])}
     for lineage, members in enumerate(former):
+        if continued.get(lineage) in intact:
+            continue
         keeper = continued.get(lineage, merged.get(lineage))
         if keeper is None:
             dissolved.append(Transition(Change.DISSOLVED, old[lineage].id, tuple(members)))
@@ -210,6 +200,8 @@ def _transitions(
     formed: list[Transition] = []
     joined: list[Transition] = []
     for c, present in enumerate(clusters):
+        if c in intact:
+            continue
         if c in split:
             parted = tuple(row for row in present if before[row] == split[c])
             splits.append(Transition(Change.SPLIT, lineages[c].id, parted, old[split[c]].id))

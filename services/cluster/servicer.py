@@ -57,25 +57,22 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
 
 
 def _past(world: cluster_pb2.WorldPoints, index: int) -> Past:
-    """Previous lineages, living and dissolved apart; `previous_of` renumbered over the living."""
-    alive: list[Lineage] = []
-    ended: list[Ended] = []
-    number = [-1]  # of each entry of `previous`, shifted by one: 0 means none
-    window = world.settings.revival_ms or REVIVAL_MS
-    for entry in world.previous:
-        if entry.dissolved_ms:
-            number.append(-1)
-            if world.now_ms - entry.dissolved_ms < window:
-                ended.append(Ended(Lineage(entry.id, entry.formed_revision), tuple(entry.members)))
-        else:
-            number.append(len(alive))
-            alive.append(Lineage(entry.id, entry.formed_revision))
+    """Previous lineages, and those of them that ended too long ago left out."""
+    since = world.now_ms - (world.settings.revival_ms or REVIVAL_MS)
+    ended = [
+        Ended(Lineage(entry.id, entry.formed_revision), tuple(entry.members))
+        for entry in world.ended
+        if entry.dissolved_ms > since
+    ]
+    if len(world.lineages) != len(world.formed):
+        raise BadInput(f"worlds[{index}].formed must hold one value per lineage", reason="MALFORMED_COLUMNS")
+    alive = list(map(Lineage, world.lineages, world.formed))
     if not world.previous_of:
         return Past(world.revision, np.full(world.count, -1, np.int32), alive, ended)
     previous_of = _column(world.previous_of, "<u4", world.count, f"worlds[{index}].previous_of")
-    if previous_of.size and int(previous_of.max()) >= len(number):
+    if previous_of.size and int(previous_of.max()) > len(alive):
         raise BadInput(f"worlds[{index}].previous_of names no lineage", reason="MALFORMED_COLUMNS")
-    before: Rows = np.array(number, np.int32)[previous_of]
+    before: Rows = previous_of.astype(np.int32) - 1
     return Past(world.revision, before, alive, ended)
 
 
@@ -120,15 +117,12 @@ def _column(data: bytes, kind: str, count: int, path: str) -> Any:
 
 
 def _answer(evolution: Evolution) -> cluster_pb2.WorldClusters:
-    members: list[list[int]] = [[] for _ in evolution.lineages]
-    for row, index in enumerate(evolution.rows):
-        if index >= 0:
-            members[index].append(row)
+    if evolution.unchanged:
+        return cluster_pb2.WorldClusters(unchanged=True)
     return cluster_pb2.WorldClusters(
-        clusters=[
-            cluster_pb2.Cluster(lineage=lineage.id, formed_revision=lineage.born, members=rows)
-            for lineage, rows in zip(evolution.lineages, members, strict=True)
-        ],
+        lineages=[lineage.id for lineage in evolution.lineages],
+        formed=[lineage.born for lineage in evolution.lineages],
+        of=(np.array(evolution.rows, "<i4") + 1).tobytes(),
         transitions=[
             cluster_pb2.Transition(
                 type=_TYPES[change.change],

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import grpc
+import numpy as np
 from earshot.cluster.v1 import cluster_pb2, cluster_pb2_grpc
 
 from services.common.errors import BadInput, Unavailable, from_rpc
-from services.state.membership import Assignment, Change, Cluster, Move, Points
+from services.state.membership import Assignment, Change, Move, Points
 
 # Calls in flight at once; while they are, further questions gather for the next one.
 WINDOW = 4
@@ -81,12 +82,11 @@ class Assigner:
             return
         for question, world in zip(batch, response.worlds, strict=True):
             if not question.answer.done():
-                question.answer.set_result(_assignment(world))
+                question.answer.set_result(_assignment(question.points, world))
 
     def _world(self, points: Points) -> cluster_pb2.WorldPoints:
         x, y, z = points.xyz
-        previous = [cluster_pb2.Lineage(id=lineage, formed_revision=formed) for lineage, formed in points.lineages]
-        previous += [
+        ended = [
             cluster_pb2.Lineage(id=lineage, formed_revision=formed, dissolved_ms=tick, members=rows)
             for lineage, formed, tick, rows in points.ended
         ]
@@ -97,7 +97,9 @@ class Assigner:
             y=y.tobytes(),
             z=z.tobytes(),
             previous_of=points.previous_of.tobytes(),
-            previous=previous,
+            lineages=points.lineages,
+            formed=points.formed,
+            ended=ended,
             links=[row for link in points.links for row in link],
             settings=self._settings,
             now_ms=points.tick,  # monotonic, like the dissolutions: wall time may jump
@@ -112,8 +114,9 @@ def _fail(question: _Question, error: Exception) -> None:
 _CHANGES = {int(change): change for change in Change}
 
 
-def _assignment(world: cluster_pb2.WorldClusters) -> Assignment:
-    return Assignment(
-        tuple([Cluster(c.lineage, c.formed_revision, tuple(c.members)) for c in world.clusters]),
-        tuple([Move(_CHANGES[t.type], t.lineage, tuple(t.rows), t.other_lineage) for t in world.transitions]),
-    )
+def _assignment(points: Points, world: cluster_pb2.WorldClusters) -> Assignment:
+    moves = tuple([Move(_CHANGES[t.type], t.lineage, tuple(t.rows), t.other_lineage) for t in world.transitions])
+    if world.unchanged:
+        return Assignment(points.lineages, points.formed, points.previous_of.astype(np.int32) - 1, moves)
+    of = np.frombuffer(world.of, "<u4").astype(np.int32) - 1
+    return Assignment(tuple(world.lineages), tuple(world.formed), of, moves)

@@ -16,7 +16,7 @@ import numpy as np
 from services.state.columns import Columns
 from services.state.document import Document
 from services.state.event import Event
-from services.state.membership import Departed, Ended, Membership
+from services.state.membership import Departed, Ended, Membership, members_of
 from services.state.observation import Expected, Observed
 from services.state.place import Standing
 from services.state.sequence import Base
@@ -120,12 +120,8 @@ def _document(stored: _Stored, revision: int, tick: int) -> Document:
         _array(stored.last_seen, np.float64, count), stored.details,
     )  # fmt: skip
     of = _array(stored.of, np.int32, count)
-    members: list[list[int]] = [[] for _ in stored.lineages]
-    for row, lineage in enumerate(of.tolist()):
-        if lineage >= 0:
-            members[lineage].append(row)
     membership = Membership(
-        stored.lineages, stored.formed, tuple(tuple(rows) for rows in members), of,
+        stored.lineages, stored.formed, members_of(of, len(stored.lineages)), of,
         _array(stored.since_revision, np.int64, count), _array(stored.since_ms, np.int64, count),
         {
             lineage: tuple(_moved(who, shift) for who in gone)

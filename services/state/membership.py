@@ -36,14 +36,6 @@ class Change(IntEnum):
     DISSOLVED = 6
 
 
-class Cluster(NamedTuple):
-    """A cluster as the cluster room answers it; members are rows of the question."""
-
-    lineage: str
-    formed: int
-    members: tuple[int, ...]
-
-
 class Move(NamedTuple):
     """A transition as the cluster room answers it; rows of the question."""
 
@@ -55,9 +47,13 @@ class Move(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The cluster room's whole answer for one world."""
+    """The cluster room's whole answer for one world: lineages, and which of them each row of the question
+    is in, or -1.
+    """
 
-    clusters: tuple[Cluster, ...]
+    lineages: tuple[str, ...]
+    formed: tuple[int, ...]
+    of: Rows
     moves: tuple[Move, ...]
 
 
@@ -121,7 +117,8 @@ class Points:
     tick: int
     xyz: Floats32
     previous_of: npt.NDArray[np.uint32]
-    lineages: tuple[tuple[str, int], ...]
+    lineages: tuple[str, ...]
+    formed: tuple[int, ...]
     ended: tuple[tuple[str, int, int, tuple[int, ...]], ...]  # id, formed, tick, rows still here
     links: tuple[tuple[int, int], ...]
 
@@ -157,7 +154,8 @@ def question(
         tick=tick,
         xyz=xyz,
         previous_of=(of + 1).astype(np.uint32),
-        lineages=tuple(zip(old.lineages, old.formed, strict=True)),
+        lineages=old.lineages,
+        formed=old.formed,
         ended=tuple(
             (e.lineage, e.formed, e.tick, tuple(columns.index[m] for m in e.members if m in columns.index))
             for e in old.ended
@@ -198,17 +196,13 @@ def settle(
             for change, lineage, rows, other in answer.moves
         ]
     )
-    lineages = tuple(cluster.lineage for cluster in answer.clusters)
-    numbers = [-1] * len(columns)
-    for index, cluster in enumerate(answer.clusters):
-        for row in cluster.members:
-            numbers[row] = index
-    of = np.array(numbers, np.int32)
+    lineages = answer.lineages
+    of = answer.of[: len(columns)]  # without those who are gone
     since_revision, since_ms = _since(old, plan, lineages, of, revision, at_ms)
     membership = Membership(
         lineages=lineages,
-        formed=tuple(cluster.formed for cluster in answer.clusters),
-        members=tuple(cluster.members for cluster in answer.clusters),
+        formed=answer.formed,
+        members=members_of(of, len(lineages)),
         of=of,
         since_revision=since_revision,
         since_ms=since_ms,
@@ -216,6 +210,15 @@ def settle(
         ended=_ended(old, lineages, transitions, at_ms, tick, revival_ms),
     )
     return membership, transitions
+
+
+def members_of(of: Rows, lineages: int) -> tuple[tuple[int, ...], ...]:
+    """Rows of each lineage, ascending."""
+    members: list[list[int]] = [[] for _ in range(lineages)]
+    for row, lineage in enumerate(of.tolist()):
+        if lineage >= 0:
+            members[lineage].append(row)
+    return tuple([tuple(rows) for rows in members])
 
 
 def _aged(old: Membership, tick: int, revival_ms: int) -> Membership:

@@ -41,6 +41,15 @@ def points(xs: list[float], revision: int = 1, **fields: object) -> cluster_pb2.
     )
 
 
+def clusters(answer: cluster_pb2.WorldClusters) -> list[tuple[str, int, list[int]]]:
+    """(lineage, formed, members) of each cluster."""
+    of = np.frombuffer(answer.of, "<u4").tolist()
+    return [
+        (lineage, formed, [row for row, number in enumerate(of) if number == index])
+        for index, (lineage, formed) in enumerate(zip(answer.lineages, answer.formed, strict=True), 1)
+    ]
+
+
 async def assign(*worlds: cluster_pb2.WorldPoints) -> list[cluster_pb2.WorldClusters]:
     answer = await stub().Assign(cluster_pb2.AssignRequest(worlds=worlds), timeout=1)
     return list(answer.worlds)
@@ -48,38 +57,45 @@ async def assign(*worlds: cluster_pb2.WorldPoints) -> list[cluster_pb2.WorldClus
 
 async def test_a_lineage_is_carried_from_answer_to_request() -> None:
     (first,) = await assign(points([0, 5, 50, 58, 200], revision=7))
-    assert [(c.lineage, list(c.members)) for c in first.clusters] == [("7.0", [0, 1]), ("7.1", [2, 3])]
+    assert clusters(first) == [("7.0", 7, [0, 1]), ("7.1", 7, [2, 3])]
     assert [t.type for t in first.transitions] == [type_pb2.TRANSITION_TYPE_FORMED] * 2
     (second,) = await assign(
         points(
             [0, 11.5, 50, 62.5, 200],  # the first pair is held by hysteresis, the second parts
             revision=8,
-            previous=[cluster_pb2.Lineage(id=c.lineage, formed_revision=7) for c in first.clusters],
-            previous_of=np.array([1, 1, 2, 2, 0], "<u4").tobytes(),
+            lineages=first.lineages,
+            formed=first.formed,
+            previous_of=first.of,
         )
     )
-    assert [(c.lineage, c.formed_revision, list(c.members)) for c in second.clusters] == [("7.0", 7, [0, 1])]
+    assert clusters(second) == [("7.0", 7, [0, 1])]
     (dissolved,) = second.transitions
     assert (dissolved.type, dissolved.lineage) == (type_pb2.TRANSITION_TYPE_DISSOLVED, "7.1")
     assert list(dissolved.rows) == [2, 3]
 
 
+async def test_an_unchanged_world_is_answered_in_a_word() -> None:
+    was = {"lineages": ["3.0"], "formed": [3], "previous_of": np.array([0, 1, 1], "<u4").tobytes()}
+    (answer,) = await assign(points([0, 50, 55], revision=9, **was))
+    assert answer == cluster_pb2.WorldClusters(unchanged=True)
+
+
 @pytest.mark.parametrize(("age_ms", "lineage"), [(29_999, "3.0"), (30_000, "9.0")])
 async def test_revival_ends_after_its_window(age_ms: int, lineage: str) -> None:
     former = cluster_pb2.Lineage(id="3.0", formed_revision=3, dissolved_ms=1_000_000, members=[0, 1])
-    (answer,) = await assign(points([0, 1], revision=9, previous=[former], now_ms=1_000_000 + age_ms))
-    assert [c.lineage for c in answer.clusters] == [lineage]
+    (answer,) = await assign(points([0, 1], revision=9, ended=[former], now_ms=1_000_000 + age_ms))
+    assert list(answer.lineages) == [lineage]
 
 
 async def test_links_join_those_without_positions() -> None:
     (answer,) = await assign(points([float("nan"), 0, float("nan")], links=[0, 2]))
-    assert [list(c.members) for c in answer.clusters] == [[0, 2]]
+    assert [members for _, _, members in clusters(answer)] == [[0, 2]]
 
 
 async def test_settings_are_per_world() -> None:
     near, far = await assign(points([0, 15], settings=cluster_pb2.Settings(join=20, leave=24)), points([0, 15]))
-    assert len(near.clusters) == 1
-    assert len(far.clusters) == 0
+    assert len(near.lineages) == 1
+    assert len(far.lineages) == 0
 
 
 @settings(max_examples=25, deadline=None)
@@ -93,15 +109,16 @@ def test_a_batch_answers_as_each_world_alone(worlds: list[list[float]]) -> None:
     virtual_time.run(run())
 
 
-ALIVE = [cluster_pb2.Lineage(id="1.0", formed_revision=1)]
+ALIVE: dict[str, Any] = {"lineages": ["1.0"], "formed": [1]}
 MALFORMED = {
     "short column": cluster_pb2.WorldPoints(count=2, x=b"1234", y=b"12345678", z=b"12345678"),
     "no columns": cluster_pb2.WorldPoints(count=1),
     "odd links": points([0, 1], links=[0]),
     "link outside": points([0, 1], links=[0, 2]),
     "link far outside": points([0, 1], links=[0, 2**32 - 1]),
-    "unknown lineage": points([0, 1], previous=ALIVE, previous_of=np.array([2, 0], "<u4").tobytes()),
-    "lineages missing": points([0, 1], previous=ALIVE, previous_of=b"1234"),
+    "unknown lineage": points([0, 1], **ALIVE, previous_of=np.array([2, 0], "<u4").tobytes()),
+    "age missing": points([0, 1], lineages=["1.0"]),
+    "lineages missing": points([0, 1], **ALIVE, previous_of=b"1234"),
     "leave below join": points([0, 1], settings=cluster_pb2.Settings(join=10, leave=5)),
     "not a distance": points([0, 1], settings=cluster_pb2.Settings(join=float("nan"))),
     "negative weight": points([0, 1], settings=cluster_pb2.Settings(vertical_weight=-1)),
@@ -130,4 +147,4 @@ async def test_no_worlds_no_answers() -> None:
 @pytest.mark.real_time
 async def test_a_large_batch_is_computed_beside_the_loop() -> None:
     worlds = [points([float(100 * i) for i in range(500)] + [1.0]) for _ in range(10)]
-    assert [[list(c.members) for c in answer.clusters] for answer in await assign(*worlds)] == [[[0, 500]]] * 10
+    assert [[members for _, _, members in clusters(answer)] for answer in await assign(*worlds)] == [[[0, 500]]] * 10

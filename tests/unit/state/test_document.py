@@ -16,7 +16,7 @@ from services.state.blob import Unreadable, decode, encode
 from services.state.columns import NPC, PLAYER, Sent
 from services.state.document import Document, Input, Rules, TooMany, blank, close, commit, prepare
 from services.state.event import Event, unheard
-from services.state.membership import Assignment, Change, Cluster, Move, Points
+from services.state.membership import Assignment, Change, Move, Points
 from services.state.observation import LinkReport, Observed, Status, gather
 from services.state.roster import Location, Roster
 from services.state.sequence import Base, Verdict, judge
@@ -39,17 +39,15 @@ def assigned(points: Points) -> Assignment:
     evolution = evolve(
         components_in_python(batch).tolist(),
         before.tolist(),
-        [Lineage(*lineage) for lineage in points.lineages],
+        list(map(Lineage, points.lineages, points.formed)),
         [Ended(Lineage(lineage, formed), rows) for lineage, formed, _, rows in points.ended],
         points.revision,
         f"{points.revision}.{{}}".format,
     )
-    rows = [tuple(row for row, of in enumerate(evolution.rows) if of == k) for k in range(len(evolution.lineages))]
     return Assignment(
-        tuple(
-            Cluster(lineage.id, lineage.born, members)
-            for lineage, members in zip(evolution.lineages, rows, strict=True)
-        ),
+        tuple(lineage.id for lineage in evolution.lineages),
+        tuple(lineage.born for lineage in evolution.lineages),
+        np.array(evolution.rows, np.int32),
         tuple(Move(Change[t.change.name], t.lineage, t.members, t.other) for t in evolution.transitions),
     )
 

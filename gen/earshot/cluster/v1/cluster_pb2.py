@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from earshot.type.v1 import type_pb2 as earshot_dot_type_dot_v1_dot_type__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n earshot/cluster/v1/cluster.proto\x12\x12\x65\x61rshot.cluster.v1\x1a\x1a\x65\x61rshot/type/v1/type.proto\"@\n\rAssignRequest\x12/\n\x06worlds\x18\x01 \x03(\x0b\x32\x1f.earshot.cluster.v1.WorldPoints\"\xe2\x01\n\x0bWorldPoints\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\t\n\x01x\x18\x03 \x01(\x0c\x12\t\n\x01y\x18\x04 \x01(\x0c\x12\t\n\x01z\x18\x05 \x01(\x0c\x12\x13\n\x0bprevious_of\x18\x06 \x01(\x0c\x12-\n\x08previous\x18\x07 \x03(\x0b\x32\x1b.earshot.cluster.v1.Lineage\x12\r\n\x05links\x18\x08 \x03(\r\x12.\n\x08settings\x18\t \x01(\x0b\x32\x1c.earshot.cluster.v1.Settings\x12\x0e\n\x06now_ms\x18\n \x01(\x03\"T\n\x08Settings\x12\x0c\n\x04join\x18\x01 \x01(\x02\x12\r\n\x05leave\x18\x02 \x01(\x02\x12\x17\n\x0fvertical_weight\x18\x03 \x01(\x02\x12\x12\n\nrevival_ms\x18\x04 \x01(\r\"U\n\x07Lineage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0f\x66ormed_revision\x18\x02 \x01(\x04\x12\x14\n\x0c\x64issolved_ms\x18\x03 \x01(\x03\x12\x0f\n\x07members\x18\x04 \x03(\r\"C\n\x0e\x41ssignResponse\x12\x31\n\x06worlds\x18\x01 \x03(\x0b\x32!.earshot.cluster.v1.WorldClusters\"s\n\rWorldClusters\x12-\n\x08\x63lusters\x18\x01 \x03(\x0b\x32\x1b.earshot.cluster.v1.Cluster\x12\x33\n\x0btransitions\x18\x02 \x03(\x0b\x32\x1e.earshot.cluster.v1.Transition\"D\n\x07\x43luster\x12\x0f\n\x07lineage\x18\x01 \x01(\t\x12\x17\n\x0f\x66ormed_revision\x18\x02 \x01(\x04\x12\x0f\n\x07members\x18\x03 \x03(\r\"q\n\nTransition\x12-\n\x04type\x18\x01 \x01(\x0e\x32\x1f.earshot.type.v1.TransitionType\x12\x0f\n\x07lineage\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x03(\r\x12\x15\n\rother_lineage\x18\x04 \x01(\t2a\n\x0e\x43lusterService\x12O\n\x06\x41ssign\x12!.earshot.cluster.v1.AssignRequest\x1a\".earshot.cluster.v1.AssignResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n earshot/cluster/v1/cluster.proto\x12\x12\x65\x61rshot.cluster.v1\x1a\x1a\x65\x61rshot/type/v1/type.proto\"@\n\rAssignRequest\x12/\n\x06worlds\x18\x01 \x03(\x0b\x32\x1f.earshot.cluster.v1.WorldPoints\"\x81\x02\n\x0bWorldPoints\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\t\n\x01x\x18\x03 \x01(\x0c\x12\t\n\x01y\x18\x04 \x01(\x0c\x12\t\n\x01z\x18\x05 \x01(\x0c\x12\x13\n\x0bprevious_of\x18\x06 \x01(\x0c\x12*\n\x05\x65nded\x18\x07 \x03(\x0b\x32\x1b.earshot.cluster.v1.Lineage\x12\r\n\x05links\x18\x08 \x03(\r\x12.\n\x08settings\x18\t \x01(\x0b\x32\x1c.earshot.cluster.v1.Settings\x12\x0e\n\x06now_ms\x18\n \x01(\x03\x12\x10\n\x08lineages\x18\x0b \x03(\t\x12\x0e\n\x06\x66ormed\x18\x0c \x03(\x04\"T\n\x08Settings\x12\x0c\n\x04join\x18\x01 \x01(\x02\x12\r\n\x05leave\x18\x02 \x01(\x02\x12\x17\n\x0fvertical_weight\x18\x03 \x01(\x02\x12\x12\n\nrevival_ms\x18\x04 \x01(\r\"U\n\x07Lineage\x12\n\n\x02id\x18\x01 \x01(\t\x12\x17\n\x0f\x66ormed_revision\x18\x02 \x01(\x04\x12\x14\n\x0c\x64issolved_ms\x18\x03 \x01(\x03\x12\x0f\n\x07members\x18\x04 \x03(\r\"C\n\x0e\x41ssignResponse\x12\x31\n\x06worlds\x18\x01 \x03(\x0b\x32!.earshot.cluster.v1.WorldClusters\"\x8b\x01\n\rWorldClusters\x12\x33\n\x0btransitions\x18\x02 \x03(\x0b\x32\x1e.earshot.cluster.v1.Transition\x12\x11\n\tunchanged\x18\x03 \x01(\x08\x12\x10\n\x08lineages\x18\x04 \x03(\t\x12\x0e\n\x06\x66ormed\x18\x05 \x03(\x04\x12\n\n\x02of\x18\x06 \x01(\x0cJ\x04\x08\x01\x10\x02\"q\n\nTransition\x12-\n\x04type\x18\x01 \x01(\x0e\x32\x1f.earshot.type.v1.TransitionType\x12\x0f\n\x07lineage\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x03(\r\x12\x15\n\rother_lineage\x18\x04 \x01(\t2a\n\x0e\x43lusterService\x12O\n\x06\x41ssign\x12!.earshot.cluster.v1.AssignRequest\x1a\".earshot.cluster.v1.AssignResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,19 +35,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ASSIGNREQUEST']._serialized_start=84
   _globals['_ASSIGNREQUEST']._serialized_end=148
   _globals['_WORLDPOINTS']._serialized_start=151
-  _globals['_WORLDPOINTS']._serialized_end=377
-  _globals['_SETTINGS']._serialized_start=379
-  _globals['_SETTINGS']._serialized_end=463
-  _globals['_LINEAGE']._serialized_start=465
-  _globals['_LINEAGE']._serialized_end=550
-  _globals['_ASSIGNRESPONSE']._serialized_start=552
-  _globals['_ASSIGNRESPONSE']._serialized_end=619
-  _globals['_WORLDCLUSTERS']._serialized_start=621
-  _globals['_WORLDCLUSTERS']._serialized_end=736
-  _globals['_CLUSTER']._serialized_start=738
-  _globals['_CLUSTER']._serialized_end=806
-  _globals['_TRANSITION']._serialized_start=808
-  _globals['_TRANSITION']._serialized_end=921
-  _globals['_CLUSTERSERVICE']._serialized_start=923
-  _globals['_CLUSTERSERVICE']._serialized_end=1020
+  _globals['_WORLDPOINTS']._serialized_end=408
+  _globals['_SETTINGS']._serialized_start=410
+  _globals['_SETTINGS']._serialized_end=494
+  _globals['_LINEAGE']._serialized_start=496
+  _globals['_LINEAGE']._serialized_end=581
+  _globals['_ASSIGNRESPONSE']._serialized_start=583
+  _globals['_ASSIGNRESPONSE']._serialized_end=650
+  _globals['_WORLDCLUSTERS']._serialized_start=653
+  _globals['_WORLDCLUSTERS']._serialized_end=792
+  _globals['_TRANSITION']._serialized_start=794
+  _globals['_TRANSITION']._serialized_end=907
+  _globals['_CLUSTERSERVICE']._serialized_start=909
+  _globals['_CLUSTERSERVICE']._serialized_end=1006
 # @@protoc_insertion_point(module_scope)

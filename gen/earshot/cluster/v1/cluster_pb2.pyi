@@ -49,10 +49,12 @@ class WorldPoints(_message.Message):
     Y_FIELD_NUMBER: _builtins.int
     Z_FIELD_NUMBER: _builtins.int
     PREVIOUS_OF_FIELD_NUMBER: _builtins.int
-    PREVIOUS_FIELD_NUMBER: _builtins.int
+    ENDED_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
     SETTINGS_FIELD_NUMBER: _builtins.int
     NOW_MS_FIELD_NUMBER: _builtins.int
+    LINEAGES_FIELD_NUMBER: _builtins.int
+    FORMED_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Revision that the result will be committed as; new lineage ids derive from (revision, ordinal)."""
     count: _builtins.int
@@ -62,12 +64,12 @@ class WorldPoints(_message.Message):
     y: _builtins.bytes
     z: _builtins.bytes
     previous_of: _builtins.bytes
-    """Lineage that row i had at the previous revision, as index + 1 into `previous`; 0 = none. uint32 little-endian, 4N bytes, or empty."""
+    """Lineage that row i had at the previous revision, as index + 1 into `lineages`; 0 = none. uint32 little-endian, 4N bytes, or empty."""
     now_ms: _builtins.int
     """Now, unix milliseconds, by the caller's clock."""
     @_builtins.property
-    def previous(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lineage]:
-        """Lineages alive at the previous revision, and those dissolved less than revival_ms ago."""
+    def ended(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lineage]:
+        """Lineages that were dissolved; those of less than revival_ms ago may revive."""
 
     @_builtins.property
     def links(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -75,6 +77,12 @@ class WorldPoints(_message.Message):
 
     @_builtins.property
     def settings(self) -> Global___Settings: ...
+    @_builtins.property
+    def lineages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Lineages alive at the previous revision, and the revision at which each was formed: its age; older wins ties."""
+
+    @_builtins.property
+    def formed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
@@ -84,14 +92,16 @@ class WorldPoints(_message.Message):
         y: _builtins.bytes = ...,
         z: _builtins.bytes = ...,
         previous_of: _builtins.bytes = ...,
-        previous: _abc.Iterable[Global___Lineage] | None = ...,
+        ended: _abc.Iterable[Global___Lineage] | None = ...,
         links: _abc.Iterable[_builtins.int] | None = ...,
         settings: Global___Settings | None = ...,
         now_ms: _builtins.int = ...,
+        lineages: _abc.Iterable[_builtins.str] | None = ...,
+        formed: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["settings", b"settings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "links", b"links", "now_ms", b"now_ms", "previous", b"previous", "previous_of", b"previous_of", "revision", b"revision", "settings", b"settings", "x", b"x", "y", b"y", "z", b"z"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "ended", b"ended", "formed", b"formed", "lineages", b"lineages", "links", b"links", "now_ms", b"now_ms", "previous_of", b"previous_of", "revision", b"revision", "settings", b"settings", "x", b"x", "y", b"y", "z", b"z"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -140,7 +150,7 @@ class Lineage(_message.Message):
     formed_revision: _builtins.int
     """Revision at which it was formed: its age; older wins ties."""
     dissolved_ms: _builtins.int
-    """0 = alive at the previous revision; else when it dissolved."""
+    """When it dissolved, by the caller's clock."""
     @_builtins.property
     def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Rows of this request that were its last members (members that are gone are left out)."""
@@ -185,53 +195,39 @@ Global___AssignResponse: _TypeAlias = AssignResponse  # noqa: Y015
 class WorldClusters(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    CLUSTERS_FIELD_NUMBER: _builtins.int
     TRANSITIONS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def clusters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Cluster]:
-        """Clusters in the order of their smallest row; each has >= 2 members, rows ascending."""
-
+    UNCHANGED_FIELD_NUMBER: _builtins.int
+    LINEAGES_FIELD_NUMBER: _builtins.int
+    FORMED_FIELD_NUMBER: _builtins.int
+    OF_FIELD_NUMBER: _builtins.int
+    unchanged: _builtins.bool
+    """The clusters are the request's lineages with the request's `previous_of`: everything else is left out."""
+    of: _builtins.bytes
+    """Cluster of row i as index + 1 into `lineages`; 0 = alone. uint32 little-endian, 4N bytes."""
     @_builtins.property
     def transitions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Transition]: ...
+    @_builtins.property
+    def lineages(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Clusters in the order of their smallest row; each has >= 2 members."""
+
+    @_builtins.property
+    def formed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
         self,
         *,
-        clusters: _abc.Iterable[Global___Cluster] | None = ...,
         transitions: _abc.Iterable[Global___Transition] | None = ...,
+        unchanged: _builtins.bool = ...,
+        lineages: _abc.Iterable[_builtins.str] | None = ...,
+        formed: _abc.Iterable[_builtins.int] | None = ...,
+        of: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters", "transitions", b"transitions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["formed", b"formed", "lineages", b"lineages", "of", b"of", "transitions", b"transitions", "unchanged", b"unchanged"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WorldClusters: _TypeAlias = WorldClusters  # noqa: Y015
-
-@_typing.final
-class Cluster(_message.Message):
-    DESCRIPTOR: _descriptor.Descriptor
-
-    LINEAGE_FIELD_NUMBER: _builtins.int
-    FORMED_REVISION_FIELD_NUMBER: _builtins.int
-    MEMBERS_FIELD_NUMBER: _builtins.int
-    lineage: _builtins.str
-    formed_revision: _builtins.int
-    @_builtins.property
-    def members(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
-    def __init__(
-        self,
-        *,
-        lineage: _builtins.str = ...,
-        formed_revision: _builtins.int = ...,
-        members: _abc.Iterable[_builtins.int] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["formed_revision", b"formed_revision", "lineage", b"lineage", "members", b"members"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___Cluster: _TypeAlias = Cluster  # noqa: Y015
 
 @_typing.final
 class Transition(_message.Message):
