@@ -102,7 +102,6 @@ class Context:
     band: Band = Band.UNKNOWN
     combat: bool = False
     health_percent: int = -1
-    lineage: str = ""
     members: tuple[Member, ...] = ()
     departed: tuple[Departed, ...] = ()
     nearby: tuple[str, ...] = ()
@@ -110,4 +109,3 @@ class Context:
     heard: bool = False
     closed: bool = False
     group_revision: int = 0
-    text_revision: int = 0

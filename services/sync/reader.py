@@ -179,7 +179,6 @@ def context_of(proto: state_pb2.NpcContext, key: Key) -> Context:
         band=Band(proto.location_band) if proto.location_band in (1, 2, 3) else Band.UNKNOWN,
         combat=proto.combat,
         health_percent=proto.health_percent,
-        lineage=proto.lineage,
         members=tuple(map(_member, proto.members)),
         departed=tuple(
             Departed(one.name or one.id, one.kind == type_pb2.ENTITY_KIND_PLAYER, one.left_ms) for one in proto.departed
@@ -189,7 +188,6 @@ def context_of(proto: state_pb2.NpcContext, key: Key) -> Context:
         heard=proto.heard,
         closed=proto.world_closed,
         group_revision=proto.group_revision,
-        text_revision=max(proto.status_revision, proto.group_revision, proto.events_revision),
     )
 
 

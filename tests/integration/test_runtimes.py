@@ -19,7 +19,8 @@ import httpx
 import pytest
 
 from services.sync.runtimes.client import ChatMemory, ClientError, LettaRobloxClient, LLMConfig
-from services.sync.runtimes.letta import LettaRuntime, fit_name
+from services.sync.runtimes.letta import LettaRuntime
+from services.sync.runtimes.letta_params import fit_name, model_settings
 from services.sync.runtimes.local import LocalAgents, NoShelf
 from services.sync.runtimes.offline import OfflineRuntime
 from services.sync.runtimes.openai import OpenAIRuntime
@@ -500,6 +501,26 @@ async def test_letta_repeats_a_write_that_lost_a_race() -> None:
 
 
 @pytest.mark.letta
+async def test_letta_that_keeps_fewer_calls_than_it_streamed_is_answered_all_the_same() -> None:
+    async with staged("letta") as stage:
+        assert isinstance(stage.runtime, LettaRuntime)
+        client, _ = await stage.runtime.open()
+        # Without parallel calls the server stores only the first of two.
+        made = await client.agents.create(
+            name="plain", agent_type="letta_v1_agent", model="openai-proxy/gpt-4o-mini", include_base_tools=False,
+            embedding="openai/text-embedding-3-small", memory_blocks=[], tags=[stage.tag],
+        )  # fmt: skip
+        stage.agent_id = made.id
+        turn = stage.turn('CALL:follow {"target": "Ada"} CALL:emote {"type": "wave"}', tools=[FOLLOW, WAVE])
+        said = await stage.collect(stage.runtime.send(made.id, turn, LIMIT_S))
+        assert len(said.calls) == 2
+        results = [ToolResult(call, "accepted") for call in said.calls]
+        more = await stage.collect(stage.runtime.answer(made.id, turn, results, LIMIT_S))
+        assert more.text
+        assert (await stage.ask("SAY:Nothing waits.", tools=[FOLLOW])).text == "Nothing waits."
+
+
+@pytest.mark.letta
 async def test_letta_agents_have_no_tools_of_their_own_and_read_only_blocks() -> None:
     async with staged("letta") as stage:
         assert isinstance(stage.runtime, LettaRuntime)
@@ -539,3 +560,11 @@ def test_letta_needs_a_whole_url(url: str) -> None:
 )
 def test_letta_names(name: str, fitting: str) -> None:
     assert fit_name(name) == fitting
+
+
+def test_letta_model_settings_by_provider() -> None:
+    openai = model_settings("openai-proxy/x", {"max_tokens": 99, "temperature": "hot"}, 150, 0.7)
+    assert openai["provider_type"] == "openai"
+    assert (openai["max_output_tokens"], openai["temperature"], openai["strict"]) == (99, 0.7, False)
+    assert "strict" not in model_settings("anthropic/claude", {}, 150, 0.7)
+    assert model_settings("together/x", {}, 150, 0.7) == {}

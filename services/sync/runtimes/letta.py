@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+from contextlib import aclosing
 from types import ModuleType
 from typing import Any, TypeVar
 
+from services.sync.runtimes.letta_params import approval, block_param, fit_name, message_param, model_settings
 from services.sync.runtimes.letta_stream import Reading, is_pending, is_unknown_call, stream_fault
 from services.sync.runtimes.pace import paced, within
 from services.sync.runtimes.port import (
@@ -26,8 +28,8 @@ from services.sync.runtimes.port import (
     Capabilities,
     Completion,
     Delta,
+    End,
     Health,
-    Message,
     Raced,
     Rejected,
     RuntimeFault,
@@ -44,7 +46,6 @@ CONNECT_S = 5.0
 RACE_WAITS_S = (0.02, 0.05, 0.1, 0.2)
 # Newest messages among which a turn is looked up.
 LOOK_BACK = 50
-_UNFIT = re.compile(r"[^\w '\-]+", re.UNICODE)
 _TAG = "earshot:"
 
 
@@ -111,7 +112,7 @@ class LettaRuntime:
         client, sdk = await self.open()
         model = spec.model or self._model
         optional: dict[str, Any] = {}
-        settings = self._model_settings(model, spec)
+        settings = model_settings(model, spec.settings, self._max_tokens, self._temperature)
         if settings:
             optional["model_settings"] = settings
         if isinstance(window := spec.settings.get("context_window"), int) and window > 0:
@@ -123,7 +124,7 @@ class LettaRuntime:
                 system=spec.instructions,
                 model=model,
                 embedding=self._embedding,
-                memory_blocks=[_block_param(block, spec.tag) for block in spec.blocks],
+                memory_blocks=[block_param(block, spec.tag) for block in spec.blocks],
                 tags=[spec.tag],
                 # No memory tools: an agent that rewrites its own memory could keep what must be forgotten.
                 include_base_tools=False,
@@ -133,24 +134,6 @@ class LettaRuntime:
             timeout,
         )
         return str(agent.id)
-
-    def _model_settings(self, model: str, spec: AgentSpec) -> dict[str, Any]:
-        """Settings in the form of the handle's provider; of other providers Letta's own defaults stay."""
-        provider = model.split("/", 1)[0]
-        kind = "openai" if provider in ("openai", "openai-proxy") else provider
-        if kind not in ("openai", "anthropic"):
-            return {}
-        settings: dict[str, Any] = {
-            "provider_type": kind,
-            "max_output_tokens": int(spec.settings.get("max_tokens", self._max_tokens)),
-            "temperature": float(spec.settings.get("temperature", self._temperature)),
-            # Without it Letta stores only the first of several calls.
-            "parallel_tool_calls": True,
-        }
-        if kind == "openai":
-            # Strict schemas allow no optional arguments; what comes is validated here anyway.
-            settings["strict"] = False
-        return settings
 
     async def _adopt(self, spec: AgentSpec) -> str:
         client, _ = await self.open()
@@ -165,7 +148,7 @@ class LettaRuntime:
 
     async def _attach(self, agent_id: str, block: Block, tag: str) -> None:
         client, _ = await self.open()
-        made = await client.blocks.create(**_block_param(block, tag))
+        made = await client.blocks.create(**block_param(block, tag))
         await client.agents.blocks.attach(made.id, agent_id=agent_id)
 
     async def find_agents(self, tag: str, timeout: float) -> list[str]:
@@ -232,14 +215,15 @@ class LettaRuntime:
     async def send(self, agent_id: str, turn: Turn, timeout: float) -> AsyncIterator[Delta]:
         """Send the new messages; a call that an earlier turn left pending is answered `cancelled` with them."""
         messages: list[dict[str, Any]] = [{"role": "system", "content": turn.system}] if turn.system else []
-        messages += [_message_param(message) for message in turn.messages]
+        messages += [message_param(message) for message in turn.messages]
         # Found again by look_up; ids of other messages are Letta's own.
         messages[-1]["otid"] = turn.turn_id
         tools = [{"name": t.name, "description": t.description, "parameters": dict(t.parameters)} for t in turn.tools]
         deadline = asyncio.get_running_loop().time() + timeout
         try:
-            async for delta in self._stream(agent_id, messages, tools, timeout):
-                yield delta
+            async with aclosing(self._stream(agent_id, messages, tools, timeout)) as deltas:
+                async for delta in deltas:
+                    yield delta
             return
         except RuntimeFault as fault:
             if not is_pending(fault):
@@ -247,20 +231,23 @@ class LettaRuntime:
         left = deadline - asyncio.get_running_loop().time()
         cancelled = await self._cancelled(agent_id, left)
         left = deadline - asyncio.get_running_loop().time()
-        async for delta in self._stream(agent_id, [*cancelled, *messages], tools, left):
-            yield delta
+        async with aclosing(self._stream(agent_id, [*cancelled, *messages], tools, left)) as deltas:
+            async for delta in deltas:
+                yield delta
 
     async def answer(
         self, agent_id: str, turn: Turn, results: Sequence[ToolResult], timeout: float
     ) -> AsyncIterator[Delta]:
         """Give the results. No tools are offered again: at most one continuation, and nothing left pending."""
         approvals = [
-            _approval(result.call.call_id, result.text, "success" if result.ok else "error") for result in results
+            approval(result.call.call_id, result.text, "success" if result.ok else "error") for result in results
         ]
         deadline = asyncio.get_running_loop().time() + timeout
+        message = {"type": "approval", "approvals": approvals}
         try:
-            async for delta in self._stream(agent_id, [{"type": "approval", "approvals": approvals}], [], timeout):
-                yield delta
+            async with aclosing(self._stream(agent_id, [message], [], timeout)) as deltas:
+                async for delta in deltas:
+                    yield delta
             return
         except RuntimeFault as fault:
             if not is_unknown_call(fault):
@@ -268,15 +255,19 @@ class LettaRuntime:
         # Letta kept fewer calls than it streamed: answer those that really wait.
         left = deadline - asyncio.get_running_loop().time()
         waiting = await self._pending(agent_id, left)
-        given = {approval["tool_call_id"]: approval for approval in approvals}
-        known = [given.get(call) or _approval(call, "cancelled", "error") for call in waiting]
+        if not waiting:
+            yield End()
+            return
+        given = {one["tool_call_id"]: one for one in approvals}
+        message["approvals"] = [given.get(call) or approval(call, "cancelled", "error") for call in waiting]
         left = deadline - asyncio.get_running_loop().time()
-        async for delta in self._stream(agent_id, [{"type": "approval", "approvals": known}], [], left):
-            yield delta
+        async with aclosing(self._stream(agent_id, [message], [], left)) as deltas:
+            async for delta in deltas:
+                yield delta
 
     async def _stream(
         self, agent_id: str, messages: list[dict[str, Any]], tools: list[dict[str, Any]], timeout: float
-    ) -> AsyncIterator[Delta]:
+    ) -> AsyncGenerator[Delta, None]:
         client, sdk = await self.open()
         optional: dict[str, Any] = {"client_tools": tools} if tools else {}
 
@@ -299,8 +290,9 @@ class LettaRuntime:
                 yield delta
 
         try:
-            async for delta in paced(read(), timeout):
-                yield delta
+            async with aclosing(paced(read(), timeout)) as deltas:
+                async for delta in deltas:
+                    yield delta
         except RuntimeFault:
             raise
         except Exception as error:
@@ -320,7 +312,7 @@ class LettaRuntime:
         waiting = await self._pending(agent_id, timeout)
         if not waiting:
             return []
-        return [{"type": "approval", "approvals": [_approval(call, "cancelled", "error") for call in waiting]}]
+        return [{"type": "approval", "approvals": [approval(call, "cancelled", "error") for call in waiting]}]
 
     async def settle(self, agent_id: str, timeout: float) -> None:
         deadline = asyncio.get_running_loop().time() + timeout
@@ -363,31 +355,6 @@ class LettaRuntime:
     async def close(self) -> None:
         if self._client is not None:
             await self._client.close()
-
-
-def fit_name(name: str) -> str:
-    """A name that Letta takes: letters, digits, blanks, hyphens, underscores, apostrophes; never empty."""
-    return " ".join(_UNFIT.sub(" ", name).split())[:60] or "npc"
-
-
-def _block_param(block: Block, tag: str) -> dict[str, Any]:
-    return {
-        "label": block.label,
-        "value": block.text,
-        "limit": block.limit,
-        "description": block.description,
-        # Written from typed fields by Earshot only; the agent reads.
-        "read_only": True,
-        "tags": [tag],
-    }
-
-
-def _message_param(message: Message) -> dict[str, Any]:
-    return {"role": message.role.value, "content": message.text}
-
-
-def _approval(call_id: str, text: str, status: str) -> dict[str, Any]:
-    return {"type": "tool", "tool_call_id": call_id, "tool_return": text, "status": status}
 
 
 def _timeout(sdk: ModuleType, seconds: float) -> Any:

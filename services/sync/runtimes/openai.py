@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
@@ -132,8 +133,9 @@ class OpenAIRuntime:
         client, sdk = await self.open()
         request = self._request(turn, blocks, results)
         try:
-            async for delta in paced(self._stream(client, sdk, request, timeout), timeout):
-                yield delta
+            async with aclosing(paced(self._stream(client, sdk, request, timeout), timeout)) as deltas:
+                async for delta in deltas:
+                    yield delta
         except RuntimeFault:
             raise
         except Exception as error:
