@@ -1,0 +1,90 @@
+"""`earshot bench ingest --profile`: where one process's time goes for a snapshot, by function and by line.
+
+Figures are microseconds of CPU a snapshot: "in" counts a function with all that it calls, "at" a line by itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench import target
+from bench.catalogue import progress
+from bench.load import LoadProcess, Order
+from bench.result import Result
+
+CONNECTIONS = 32
+FUNCTIONS, LINES = 60, 40
+
+
+def run(folder: Path, seconds: float, environment: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Profile one process under load."""
+    out = folder / "samples.json"
+    under = [sys.executable, "-m", "bench.sampler", str(out)]
+    one = target.earshot("profile", folder, "all", environment=environment, under=under)
+    try:
+        progress("ingest: starting one process under the sampler")
+        one.start(folder)
+        with LoadProcess() as load:
+            load.run(Order(one.port, connections=CONNECTIONS, seconds=2.0, marker=one.marker))
+            for pid in one.pids:
+                os.kill(pid, signal.SIGUSR1)
+            before = sum(one.cpu_seconds())
+            progress(f"ingest: sampling for {seconds:g} s")
+            outcome = load.run(Order(one.port, connections=CONNECTIONS, seconds=seconds, marker=one.marker))
+            cpu_us = (sum(one.cpu_seconds()) - before) / outcome.sent * 1e6
+    finally:
+        one.stop()
+    samples: dict[str, Any] = msgspec.json.decode(out.read_bytes())
+    return [result.record() for result in results(samples, cpu_us)]
+
+
+def results(samples: Mapping[str, Any], cpu_us: float) -> list[Result]:
+    """The sampler's counts as microseconds a snapshot, of `cpu_us` in all."""
+    total: int = max(samples["samples"], 1)
+
+    def micros(count: int) -> float:
+        return cpu_us * count / total
+
+    parts: Counter[str] = Counter()
+    lines: Counter[str] = Counter()
+    for file, function, line, count in samples["lines"]:
+        parts[part(file)] += count
+        lines[f"{short(file)}:{line} {function}"] += count
+    under = [(f"{short(file)} {function}", count) for file, function, count in samples["under"] if ours(file)]
+    return [
+        Result("all", cpu_us, "us"),
+        *_top("own time of", parts.most_common(), micros, len(parts)),
+        *_top("in", under, micros, FUNCTIONS),
+        *_top("at", lines.most_common(), micros, LINES),
+    ]
+
+
+def _top(what: str, counts: Iterable[tuple[str, int]], micros: Callable[[int], float], most: int) -> list[Result]:
+    return [Result(f"{what} {name}", micros(count), "us") for name, count in list(counts)[:most]]
+
+
+def short(file: str) -> str:
+    """A path from the package on."""
+    for mark in ("site-packages/", f"{target.ROOT}/", "lib/python"):
+        if mark in file:
+            return file.split(mark, 1)[1]
+    return file
+
+
+def ours(file: str) -> bool:
+    """Whether a file is Earshot's."""
+    return short(file).startswith("services/") and "services/cli/" not in file
+
+
+def part(file: str) -> str:
+    """The room of a file of ours, else its package."""
+    names = short(file).split("/")
+    return "/".join(names[:2]) if names[0] == "services" else names[0]
