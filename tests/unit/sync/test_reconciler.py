@@ -11,6 +11,7 @@ import grpc
 import pytest
 from earshot.sync.v1 import sync_pb2
 from earshot.type.v1 import type_pb2
+from structlog.testing import capture_logs
 
 from services.common.errors import from_rpc
 from services.sync.runtimes.port import Raced, RateLimited, ServerFault, TimedOut, TurnState
@@ -299,6 +300,12 @@ async def test_an_hour_without_the_runtime_keeps_one_item_per_npc_and_heals() ->
 
 async def test_a_defect_neither_spins_nor_stops_the_others() -> None:
     runtime = FakeRuntime()
+    with capture_logs() as logs:
+        await defective(runtime)
+    assert [log["error"] for log in logs if log["event"] == "reconcile_failed"] == ["ZeroDivisionError"] * 3
+
+
+async def defective(runtime: FakeRuntime) -> None:
     async with room(runtime) as sync:
         sync.state.put()
         sync.state.put("brom")
