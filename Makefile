@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
 
-.PHONY: run test check setup setup-dev proto lock format test-letta letta bench clean
+.PHONY: run test check setup setup-dev proto lock format test-letta test-luau letta bench clean
 
 run: setup ## start every service with the tavern demo
 	@$(BIN)/earshot up --demo
@@ -21,6 +21,9 @@ check: setup-dev ## lint, types, room boundaries, generated code up to date
 
 test-letta: setup-dev ## the tests against a real Letta server 0.16.8
 	@deploy/letta/run-tests.sh $(BIN)/pytest -m letta
+
+test-luau: setup-dev ## the Roblox SDK in a Luau VM against a real edge (needs Node 20)
+	@$(BIN)/pytest tests/e2e/test_roblox_sdk.py
 
 setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev
