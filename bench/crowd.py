@@ -18,6 +18,8 @@ FRAMES = 8
 # Seconds between two frames, and studs per second of a walking player.
 STEP_S = 2.0
 WALK = 12.0
+# Chance per frame that a player goes to another stall: about three changes of clusters a snapshot.
+MOVES_ON = 0.06
 HALF = 110.0
 STALLS = 12
 FIRST_PLAYER = 1_234_567_000
@@ -107,7 +109,7 @@ def _step(chance: random.Random, being: _Being, stalls: list[tuple[float, float]
         if chance.random() < 0.05:
             being.action = chance.choice(ACTIONS)
     else:
-        if chance.random() < 0.15:
+        if chance.random() < MOVES_ON:
             being.stall = chance.randrange(STALLS)
         x, z = stalls[being.stall]
         away = math.hypot(x - being.x, z - being.z)
