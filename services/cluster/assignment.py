@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 
 from services.cluster.lineage import Ended, Evolution, Lineage, evolve
-from services.cluster.proximity import Batch, Method, Rows
+from services.cluster.proximity import Batch, Method
 
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What one world was like at the previous revision, and the revision that comes (see `lineage.evolve`)."""
+    """Lineages of one world before the revision that comes (see `lineage.evolve`); rows of the living ones
+    are `Batch.before`.
+    """
 
     revision: int
-    before: Rows
     alive: Sequence[Lineage]
-    ended: Sequence[Ended]
+    ended: Iterable[Ended]
 
 
 def assign(batch: Batch, pasts: Sequence[Past], method: Method) -> list[Evolution]:
     """Evolve every world of the batch. Deterministic: equal arguments give equal answers."""
-    labels = method(batch).tolist()
+    labels, before = method(batch).tolist(), batch.before.tolist()
     offsets = batch.offsets.tolist()
     return [
         evolve(
-            labels[offsets[w] : offsets[w + 1]], past.before.tolist(), past.alive, past.ended, past.revision,
-            name_of(past.revision),
+            labels[offsets[w] : offsets[w + 1]], before[offsets[w] : offsets[w + 1]], past.alive, past.ended,
+            past.revision, name_of(past.revision),
         )
         for w, past in enumerate(pasts)
     ]  # fmt: skip
@@ -44,6 +46,4 @@ def name_of(revision: int) -> Callable[[int], str]:
 
 def layout(sizes: Sequence[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     """Offsets of parts laid end to end: sizes (W) -> offsets (W+1)."""
-    offsets = np.zeros(len(sizes) + 1, np.int64)
-    np.cumsum(sizes, out=offsets[1:])
-    return offsets
+    return np.array(list(accumulate(sizes, initial=0)), np.int64)

@@ -8,7 +8,7 @@ Requirement B3.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import chain
@@ -73,7 +73,7 @@ def evolve(
     label: Sequence[int],
     before: Sequence[int],
     old: Sequence[Lineage],
-    ended: Sequence[Ended],
+    ended: Iterable[Ended],
     revision: int,
     name: Name,
 ) -> Evolution:
@@ -139,15 +139,16 @@ def _claim(shared: dict[tuple[int, int], int], old: Sequence[Lineage]) -> dict[i
     return claims
 
 
-def _revive(clusters: Sequence[Sequence[int]], claims: dict[int, int], ended: Sequence[Ended]) -> dict[int, Lineage]:
+def _revive(clusters: Sequence[Sequence[int]], claims: dict[int, int], ended: Iterable[Ended]) -> dict[int, Lineage]:
     """Cluster without a claim -> recently dissolved lineage of which two or more members reunite in it."""
-    if not ended:
+    if len(claims) == len(clusters):
         return {}
+    former_lineages = list(ended)
     order = []
     for c, members in enumerate(clusters):
         if c in claims:
             continue
-        for index, former in enumerate(ended):
+        for index, former in enumerate(former_lineages):
             count = len(set(former.members).intersection(members))
             if count >= MIN_MEMBERS:
                 order.append((-count, former.lineage.born, former.lineage.id, c, index))
@@ -155,7 +156,7 @@ def _revive(clusters: Sequence[Sequence[int]], claims: dict[int, int], ended: Se
     taken: set[int] = set()
     for _, _, _, c, index in sorted(order):
         if c not in revived and index not in taken:
-            revived[c] = ended[index].lineage
+            revived[c] = former_lineages[index].lineage
             taken.add(index)
     return revived
 

@@ -12,7 +12,7 @@ from earshot.type.v1 import type_pb2
 
 from services.cluster.assignment import Past, assign, layout
 from services.cluster.lineage import Change, Ended, Evolution, Lineage
-from services.cluster.proximity import Batch, Floats, MalformedBatch, Method, Rows
+from services.cluster.proximity import Batch, MalformedBatch, Method, Rows
 from services.common.errors import BadInput, TooLarge
 
 # Defaults of the contract for settings left 0.
@@ -59,37 +59,32 @@ class ClusterServicer(cluster_pb2_grpc.ClusterServiceServicer):
 def _past(world: cluster_pb2.WorldPoints, index: int) -> Past:
     """Previous lineages, and those of them that ended too long ago left out."""
     since = world.now_ms - (world.settings.revival_ms or REVIVAL_MS)
-    ended = [
+    ended = (  # read only if a cluster needs a lineage
         Ended(Lineage(entry.id, entry.formed_revision), tuple(entry.members))
         for entry in world.ended
         if entry.dissolved_ms > since
-    ]
+    )
     if len(world.lineages) != len(world.formed):
         raise BadInput(f"worlds[{index}].formed must hold one value per lineage", reason="MALFORMED_COLUMNS")
     alive = list(map(Lineage, world.lineages, world.formed))
-    if not world.previous_of:
-        return Past(world.revision, np.full(world.count, -1, np.int32), alive, ended)
-    previous_of = _column(world.previous_of, "<u4", world.count, f"worlds[{index}].previous_of")
-    if previous_of.size and int(previous_of.max()) > len(alive):
-        raise BadInput(f"worlds[{index}].previous_of names no lineage", reason="MALFORMED_COLUMNS")
-    before: Rows = previous_of.astype(np.int32) - 1
-    return Past(world.revision, before, alive, ended)
+    return Past(world.revision, alive, ended)
 
 
 def _batch(worlds: Sequence[cluster_pb2.WorldPoints], pasts: Sequence[Past]) -> Batch:
-    links = [np.fromiter(world.links, np.int64) for world in worlds]
-    pairs = np.concatenate(links) if links else np.zeros(0, np.int64)
-    if any(len(link) % 2 for link in links):
+    counts = [world.count for world in worlds]
+    linked = [len(world.links) for world in worlds]
+    if any(ends % 2 for ends in linked):
         raise MalformedBatch("a link lacks an end")
+    pairs = np.array([row for world in worlds for row in world.links] if any(linked) else (), np.int64)
     settings = [_settings(world.settings) for world in worlds]
     join, leave, weight = np.array(settings, np.float64).reshape(-1, 3).T
     return Batch(
-        offsets=layout([world.count for world in worlds]),
-        x=_positions([world.x for world in worlds], worlds, "x"),
-        y=_positions([world.y for world in worlds], worlds, "y"),
-        z=_positions([world.z for world in worlds], worlds, "z"),
-        before=np.concatenate([past.before for past in pasts]) if pasts else np.zeros(0, np.int32),
-        link_offsets=layout([len(link) // 2 for link in links]),
+        offsets=layout(counts),
+        x=_column([world.x for world in worlds], "<f4", counts, "x").astype(np.float64),
+        y=_column([world.y for world in worlds], "<f4", counts, "y").astype(np.float64),
+        z=_column([world.z for world in worlds], "<f4", counts, "z").astype(np.float64),
+        before=_before(worlds, pasts, counts),
+        link_offsets=layout([ends // 2 for ends in linked]),
         link_a=np.minimum(pairs[0::2], 2**31 - 1).astype(np.int32),
         link_b=np.minimum(pairs[1::2], 2**31 - 1).astype(np.int32),
         join=np.ascontiguousarray(join),
@@ -102,18 +97,23 @@ def _settings(settings: cluster_pb2.Settings) -> tuple[float, float, float]:
     return settings.join or JOIN, settings.leave or LEAVE, settings.vertical_weight or WEIGHT
 
 
-def _positions(parts: Sequence[bytes], worlds: Sequence[cluster_pb2.WorldPoints], axis: str) -> Floats:
-    columns = [
-        _column(part, "<f4", world.count, f"worlds[{w}].{axis}")
-        for w, (part, world) in enumerate(zip(parts, worlds, strict=True))
-    ]
-    return np.concatenate(columns).astype(np.float64) if columns else np.zeros(0, np.float64)
+def _before(worlds: Sequence[cluster_pb2.WorldPoints], pasts: Sequence[Past], counts: Sequence[int]) -> Rows:
+    columns = [world.previous_of or bytes(4 * world.count) for world in worlds]
+    numbers = _column(columns, "<u4", counts, "previous_of")
+    known = np.repeat(np.array([len(past.alive) for past in pasts], np.int64), counts)
+    if np.count_nonzero(numbers > known):
+        world = int(np.repeat(np.arange(len(counts)), counts)[numbers > known][0])
+        raise BadInput(f"worlds[{world}].previous_of names no lineage", reason="MALFORMED_COLUMNS")
+    before: Rows = numbers.astype(np.int32) - np.int32(1)
+    return before
 
 
-def _column(data: bytes, kind: str, count: int, path: str) -> Any:
-    if len(data) != 4 * count:
-        raise BadInput(f"{path} must hold {count} values", reason="MALFORMED_COLUMNS")
-    return np.frombuffer(data, kind)
+def _column(parts: Sequence[bytes], kind: str, counts: Sequence[int], name: str) -> Any:
+    """The column of every world, end to end."""
+    for index, (part, count) in enumerate(zip(parts, counts, strict=True)):
+        if len(part) != 4 * count:
+            raise BadInput(f"worlds[{index}].{name} must hold {count} values", reason="MALFORMED_COLUMNS")
+    return np.frombuffer(b"".join(parts), kind)
 
 
 def _answer(evolution: Evolution) -> cluster_pb2.WorldClusters:

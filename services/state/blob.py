@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from services.state.columns import Columns
+from services.state.columns import Columns, spoken
 from services.state.document import Document
 from services.state.event import Event
 from services.state.membership import Departed, Ended, Membership, members_of
@@ -117,7 +117,7 @@ def _document(stored: _Stored, revision: int, tick: int) -> Document:
         stored.ids, {entity: row for row, entity in enumerate(stored.ids)}, stored.names,
         _array(stored.kinds, np.uint8, count), _array(stored.xyz, np.float32, 3 * count).reshape(3, count),
         _array(stored.vitals, np.float32, 2 * count).reshape(2, count), stored.actions, stored.locations,
-        _array(stored.last_seen, np.float64, count), stored.details,
+        _array(stored.last_seen, np.float64, count), stored.details, spoken(stored.details),
     )  # fmt: skip
     of = _array(stored.of, np.int32, count)
     membership = Membership(

@@ -16,13 +16,11 @@ import numpy.typing as npt
 
 from services.state import causes, compiled
 from services.state.causes import Causes
-from services.state.columns import NPC, PLAYER, Columns, Mask, Plan
+from services.state.columns import NPC, PLAYER, Columns, Mask, Plan, spoken
 from services.state.event import Event
 from services.state.membership import Longs, Membership, Transition
 from services.state.observation import Observed
 from services.state.situation import Situation
-
-_SPOKEN_DETAILS = (b'"appearance"', b'"description"')
 
 
 class Lane(IntEnum):
@@ -195,19 +193,14 @@ def _differ(before: Sequence[str], after: Sequence[str], plan: Plan) -> list[int
 
 def _redescribed(before: Columns, after: Columns, plan: Plan) -> list[int]:
     """Rows whose details changed and hold something that text speaks of."""
-    if before.details is after.details or not (_spoken(before.details) or _spoken(after.details)):
+    if before.details is after.details or not (before.spoken or after.spoken):
         return []
     rows = []
     for row, (old, now) in enumerate(zip(plan.old.tolist(), after.details, strict=True)):
         was = before.details[old] if old >= 0 else b""
-        if was != now and (_spoken((was,)) or _spoken((now,))):
+        if was != now and (spoken((was,)) or spoken((now,))):
             rows.append(row)
     return rows
-
-
-def _spoken(details: Iterable[bytes]) -> bool:
-    whole = b"".join(details)
-    return any(word in whole for word in _SPOKEN_DETAILS)
 
 
 def _touched(columns: Columns, after: Membership, transitions: Sequence[Transition]) -> list[int]:

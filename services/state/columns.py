@@ -43,6 +43,7 @@ class Columns:
     locations: tuple[str, ...]
     last_seen: Floats
     details: tuple[bytes, ...]
+    spoken: bool = False  # some details hold what text speaks of
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -161,6 +162,7 @@ def merge(old: Columns, sent: Sent, how: Plan, threshold: float) -> Merge:
         if compiled.kernels is None
         else _compiled_numbers(compiled.kernels, old, sent, how, threshold)
     )
+    details = _text(old.details, sent.details, how, b"")
     columns = Columns(
         ids=how.ids,
         index=how.index,
@@ -171,7 +173,8 @@ def merge(old: Columns, sent: Sent, how: Plan, threshold: float) -> Merge:
         actions=_interned(old.actions, _text(old.actions, sent.actions, how, "")),
         locations=_interned(old.locations, _text(old.locations, sent.locations, how, "")),
         last_seen=last_seen,
-        details=_text(old.details, sent.details, how, b""),
+        details=details,
+        spoken=old.spoken if details is old.details else spoken(details),
     )
     return Merge(columns, how, moved, hurt)
 
@@ -223,6 +226,15 @@ def _kinds(before: Bytes, now: Bytes) -> Bytes:
         return before
     kinds = np.where(now > 0, now, before)
     return np.where(kinds > 0, kinds, np.uint8(PLAYER))
+
+
+_SPOKEN_DETAILS = (b'"appearance"', b'"description"')
+
+
+def spoken(details: Iterable[bytes]) -> bool:
+    """Whether text speaks of anything in these."""
+    whole = b"".join(details)
+    return any(word in whole for word in _SPOKEN_DETAILS)
 
 
 N = TypeVar("N", Floats32, Floats, Bytes)

@@ -18,7 +18,7 @@ from services.state.assigner import Assigner
 from services.state.document import Commit, Document, Input, Rules, TooMany
 from services.state.feed import Doorbells, Feed, Ref
 from services.state.lane import LaneFull, Superseded
-from services.state.membership import Transition
+from services.state.membership import Change, Transition
 from services.state.observation import Observation, gather
 from services.state.sequence import Base, Verdict, judge
 from services.state.snapshot import Refusal, Snapshot
@@ -76,6 +76,9 @@ class Intake:
         self._clock = clock
         self._metrics = metrics
         self._stages = {stage: metrics.stage_seconds.labels(stage) for stage in ("state", "cluster", "commit")}
+        # Labels are slow to look up for every snapshot.
+        self._applied = metrics.snapshots.labels("applied")
+        self._happened = {change: metrics.transitions.labels(change.name.lower()) for change in Change}
         self._feed = feed
         self._bells = bells
         self._agenda = agenda
@@ -108,7 +111,7 @@ class Intake:
             self._metrics.snapshots.labels("superseded").inc()
             current = self._worlds.get(ref)
             return Applied(Verdict.APPLY, current.document if current else documents.blank(), superseded=True)
-        self._metrics.snapshots.labels("applied" if verdict is Verdict.APPLY else verdict.value).inc()
+        (self._applied if verdict is Verdict.APPLY else self._metrics.snapshots.labels(verdict.value)).inc()
         if verdict is not Verdict.RESYNC:
             await self._saved(world, applied.document)
         return applied
@@ -337,7 +340,7 @@ class Intake:
         if commit.rings:
             self._bells.ring(world.ref, document.revision, closed=document.closed)
         for transition in commit.transitions:
-            self._metrics.transitions.labels(transition.change.name.lower()).inc()
+            self._happened[transition.change].inc()
         self._schedule(world)
         self._save(world, document)
 

@@ -90,6 +90,34 @@ def merge(  # type: ignore[no-untyped-def]  # compiled: the signature is above
     return flags
 
 
+@numba.njit(
+    numba.bool_(_of(_F4, 2), _of(_F4, 2), _of(_F8), _F8, _F8),
+    cache=_CACHE,
+)
+def sound(xyz, vitals, last_seen, clock, stale_after):  # type: ignore[no-untyped-def]  # compiled
+    """Whether `snapshot.sift` has nothing to refuse in these: no infinity, no half position, nobody stale.
+
+    clock: a last_seen at or beyond it is nonsense.
+    """
+    newest = -np.inf
+    oldest = np.inf
+    for row in range(last_seen.shape[0]):
+        known = 0
+        for axis in range(3):
+            if math.isinf(xyz[axis, row]):
+                return False
+            known += xyz[axis, row] == xyz[axis, row]
+        if known != 0 and known != 3:
+            return False
+        if math.isinf(vitals[0, row]) or math.isinf(vitals[1, row]):
+            return False
+        if last_seen[row] < clock:
+            newest = max(newest, last_seen[row])
+        if last_seen[row] == last_seen[row]:
+            oldest = min(oldest, last_seen[row])
+    return not oldest < newest - stale_after
+
+
 @numba.njit
 def _percent(health, most):  # type: ignore[no-untyped-def]  # compiled: see situation.percent
     share = health / (most if most > 0.0 else 100.0) * 100.0

@@ -144,8 +144,11 @@ def question(
 ) -> Points:
     """What to ask the cluster room before `revision` is committed."""
     gone = ghosts(old, plan)
-    of = np.where(plan.old >= 0, old.of[plan.old], -1) if len(old.of) else np.full(len(plan.old), -1)
-    of = np.concatenate((of, old.of[list(gone)])) if gone else of
+    if plan.same:
+        of = old.of
+    else:
+        of = np.where(plan.old >= 0, old.of[plan.old], -1) if len(old.of) else np.full(len(plan.old), -1)
+        of = np.concatenate((of, old.of[list(gone)])) if gone else of
     xyz = columns.xyz
     if gone:
         xyz = np.concatenate((xyz, np.full((3, len(gone)), np.nan, np.float32)), axis=1)
@@ -156,12 +159,19 @@ def question(
         previous_of=(of + 1).astype(np.uint32),
         lineages=old.lineages,
         formed=old.formed,
-        ended=tuple(
-            (e.lineage, e.formed, e.tick, tuple(columns.index[m] for m in e.members if m in columns.index))
-            for e in old.ended
-        ),
+        ended=_still_here(old.ended, columns.index),
         links=links,
     )
+
+
+def _still_here(ended: Iterable[Ended], index: Mapping[str, int]) -> tuple[tuple[str, int, int, tuple[int, ...]], ...]:
+    """Lineages that could revive (two of their members are here), with the rows of their members."""
+    found = []
+    for former in ended:
+        rows = [row for row in map(index.get, former.members) if row is not None]
+        if len(rows) > 1:
+            found.append((former.lineage, former.formed, former.tick, tuple(rows)))
+    return tuple(found)
 
 
 def linked_rows(columns: Columns, links: Iterable[Pair]) -> tuple[tuple[int, int], ...]:

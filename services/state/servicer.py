@@ -89,6 +89,7 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
             now_s=self._clock.now_ms() / 1000,
             stale_after_s=self._stale_after_s,
             entities_max=self._entities_max,
+            known=world.document.steady.sent_ids if world and world.document.steady else (),
         )
         for refusal in snapshot.refused[:LOGGED_REFUSALS]:
             _log.info("field_refused", path=refusal.path, reason=refusal.reason)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from services.state import compiled
 from services.state.columns import Mask, Sent
 from services.state.event import Event
 
@@ -57,14 +58,19 @@ class Sifted:
     refused: tuple[Refusal, ...]
 
 
-def sift(sent: Sent, stale_after_s: float, now_s: float, path: str = "entities") -> Sifted:
+def sift(
+    sent: Sent, stale_after_s: float, now_s: float, path: str = "entities", *, known: tuple[str, ...] = ()
+) -> Sifted:
     """Drop rows that cannot be used and blank fields that are too long.
 
     An entry that was last seen `stale_after_s` before the newest one is gone: the existing game never
-    removes any. now_s: unix seconds, only to tell a game's clock from nonsense.
+    removes any. now_s: unix seconds, only to tell a game's clock from nonsense. known: ids that were found
+    usable before.
     """
     refused: list[Refusal] = []
     sent = _bounded(sent, path, refused)
+    if (sent.ids is known or _usable(sent.ids)) and _sound(sent, stale_after_s, now_s):
+        return Sifted(sent, frozenset(), frozenset(), tuple(refused))
     drop = _unusable(sent, path, refused)
     refused_ids = frozenset(sent.ids[row] for row in np.flatnonzero(drop).tolist() if sent.ids[row])
     stale = _stale(sent, stale_after_s, now_s)
@@ -89,11 +95,27 @@ def take(sent: Sent, mask: Mask) -> Sent:
     )  # fmt: skip
 
 
+def _usable(ids: tuple[str, ...]) -> bool:
+    """No id is missing, too long or there twice."""
+    return not ids or not (len(set(ids)) < len(ids) or "" in ids or max(map(len, ids)) > MAX_ID)
+
+
+def _sound(sent: Sent, stale_after_s: float, now_s: float) -> bool:
+    """Whether compiled code says at once that no number is to be refused and nobody is stale."""
+    kernels = compiled.kernels
+    return kernels is not None and bool(
+        kernels.sound(
+            np.ascontiguousarray(sent.xyz), np.ascontiguousarray(sent.vitals), sent.last_seen,
+            now_s + CLOCK_SLACK_S, stale_after_s,
+        )
+    )  # fmt: skip
+
+
 def _unusable(sent: Sent, path: str, refused: list[Refusal]) -> Mask:
     """Rows with a bad or repeated id or coordinates that are no position."""
     drop = np.zeros(len(sent.ids), np.bool_)
     ids = sent.ids
-    if ids and (len(set(ids)) < len(ids) or "" in ids or max(map(len, ids)) > MAX_ID):
+    if not _usable(ids):
         seen: set[str] = set()
         for row, entity in enumerate(sent.ids):
             reason = "DUPLICATE_ID" if entity in seen else "" if 0 < len(entity) <= MAX_ID else "BAD_ID"

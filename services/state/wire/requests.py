@@ -56,8 +56,9 @@ def snapshot_of(
     now_s: float,
     stale_after_s: float,
     entities_max: int,
+    known: tuple[str, ...] = (),
 ) -> Snapshot:
-    """The snapshot of a stream item.
+    """The snapshot of a stream item. known: the ids of the last one, which need no second look.
 
     Raises BadInput for columns that do not fit, TooLarge over the bound.
     """
@@ -68,7 +69,9 @@ def snapshot_of(
     naming = Naming(roster, observed) if item.ids_are_names else None
     sent = _identified(sent_of(item.entities), naming, roster)
     rename = _renaming(naming, item.entities.ids, sent.ids)
-    sifted = sift(sent, stale_after_s, now_s)
+    if sent.ids == known:
+        sent = replace(sent, ids=known)
+    sifted = sift(sent, stale_after_s, now_s, known=known)
     refused = list(sifted.refused)
     sent = sifted.sent
     copresent: tuple[Pair, ...] = ()
