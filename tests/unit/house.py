@@ -64,15 +64,16 @@ class Checks:
 
 @cache
 def tree() -> Tree:
-    """Text of what is committed, or staged to be; binary files are left out."""
+    """Text of what is committed, or staged to be; a binary file is there, without text."""
     listing = subprocess.run(
         ["git", "-c", "safe.directory=*", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True, timeout=30
     )
     texts = {}
     for path in listing.stdout.decode().split("\0"):
         file = ROOT / path
-        if path and file.is_file() and b"\0" not in (data := file.read_bytes()):
-            texts[path] = data.decode("utf-8", errors="replace")
+        if path and file.is_file():
+            data = file.read_bytes()
+            texts[path] = "" if b"\0" in data else data.decode("utf-8", errors="replace")
     return texts
 
 
