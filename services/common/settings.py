@@ -43,6 +43,18 @@ class Settings(BaseSettings):
     )
     header_timeout_s: float = Field(5.0, description="A connection that sends no complete header by then is closed.")
     body_timeout_s: float = Field(10.0, description="A body that is not complete by then is refused 408.")
+    trusted_proxies: str = Field(
+        "", description="Proxies whose X-Forwarded-For counts: addresses or networks, comma separated."
+    )
+    connections_max: int = Field(25_000, ge=1, description="Connections at once; one more is refused 429.")
+    in_flight_max: int = Field(512, ge=1, description="Requests worked on at once, held polls apart; 429 above.")
+    held_max: int = Field(20_000, ge=1, description="Polls and turns waited for at once; 503 above.")
+    lag_max_s: float = Field(0.05, gt=0, description="Five looks in a row that find the loop later than this: 429.")
+    session_requests_per_minute: float = Field(500.0, gt=0, description="Of one session; the platform allows 500.")
+    session_burst: float = Field(60.0, ge=1, description="Requests that a session may make at once.")
+    tenant_requests_per_s: float = Field(1000.0, gt=0, description="Of all of a tenant's keys and sessions.")
+    tenant_burst: float = Field(2000.0, ge=1, description="Requests that a tenant may make at once.")
+    wrong_keys_per_minute: float = Field(60.0, gt=0, description="Of one address; 429 instead of 401 above.")
 
     # -- state (A) -------------------------------------------------------------------------------------------------
     movement_threshold: float = Field(0.1, description="Studs; less is not a change (A2).")

@@ -100,6 +100,13 @@ class Metrics:
         self.sync_pending = Gauge("earshot_sync_pending", "NPCs whose blocks wait", ["lane"], registry=registry)
         self.agents = Gauge("earshot_agents", "Agents embodied", registry=registry)
         self.events = Counter("earshot_events_total", "Events appended to worlds' logs", ["type"], registry=registry)
+        self.admission_refused = Counter(
+            "earshot_admission_refused_total", "Requests refused before any work", ["gate"], registry=registry
+        )
+        self.requests_in_flight = Gauge(
+            "earshot_requests_in_flight", "Requests worked on now, held polls apart", registry=registry
+        )
+        self.loop_lag = Gauge("earshot_loop_lag_seconds", "How late the edge's loop last woke", registry=registry)
         self.polls_held = Gauge("earshot_polls_held", "Long polls held now", registry=registry)
         self.store_seconds = Histogram(
             "earshot_store_commit_seconds",

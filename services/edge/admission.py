@@ -1,4 +1,4 @@
-"""What may enter: bounded work in flight, shedding when the loop falls behind, a rate per session.
+"""What may enter: bounded work in flight, shedding when the loop falls behind, rates per session, tenant and address.
 
 Refusals are decided before any work is done and carry Retry-After (operations.md, R3). Probes are never refused.
 """
@@ -11,20 +11,18 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 from services.common.errors import Overloaded, Unavailable
+from services.common.settings import Settings
+from services.common.telemetry import Metrics
+from services.edge.keys import Caller
 from services.edge.routes import Route
 
-# Requests being worked on. A held poll does not count: it does nothing until its world's log grows.
-IN_FLIGHT_MAX = 512
-HELD_MAX = 20_000
 # The loop's own delay: one late tick is a pause of the machine, several in a row are overload.
 TICK_S = 0.05
-LAG_MAX_S = 0.05
 LATE_TICKS = 5
 RETRY_MS = 1000
-# One session: the platform allows a game server 500 requests a minute.
-SESSION_RATE = 500 / 60
-SESSION_BURST = 60.0
-SESSIONS_TRACKED = 20_000
+# Sessions, tenants and addresses whose rate is known; the one that came first is forgotten for one more.
+TRACKED = 20_000
+STRANGER_BURST = 20.0
 
 
 @dataclass(slots=True)
@@ -46,15 +44,39 @@ class Bucket:
         return (1.0 - self.tokens) / self.rate
 
 
+class Buckets:
+    """A bucket for each name, at most TRACKED."""
+
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._buckets: dict[str, Bucket] = {}
+
+    def take(self, name: str, now: float) -> float:
+        """Take one of the name's tokens: 0 when there was one, else the seconds until there is."""
+        bucket = self._buckets.get(name)
+        if bucket is None:
+            if len(self._buckets) >= TRACKED:
+                self._buckets.pop(next(iter(self._buckets)))
+            bucket = self._buckets[name] = Bucket(self._rate, self._burst)
+        return bucket.take(now)
+
+
 class Admission:
     """The gates of one edge process."""
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
+        self._metrics = metrics
+        self._in_flight_max = settings.in_flight_max
+        self._held_max = settings.held_max
+        self._lag_max_s = settings.lag_max_s
+        self._sessions = Buckets(settings.session_requests_per_minute / 60, settings.session_burst)
+        self._tenants = Buckets(settings.tenant_requests_per_s, settings.tenant_burst)
+        self._strangers = Buckets(settings.wrong_keys_per_minute / 60, STRANGER_BURST)
         self._in_flight = 0
         self._held = 0
         self._late = 0
-        self._buckets: dict[str, Bucket] = {}
         self.draining = False
 
     @property
@@ -62,29 +84,46 @@ class Admission:
         return self._in_flight
 
     def admitted(self, route: Route) -> _Admitted:
-        """Enter, or raise Overloaded or Unavailable; leaving the context makes room."""
+        """Enter, or raise Overloaded; leaving the context makes room."""
         if not route.open:
-            if self._in_flight >= IN_FLIGHT_MAX:
+            if self._in_flight >= self._in_flight_max:
+                self._refused("in_flight")
                 raise Overloaded("too many requests in flight", retry_after_ms=RETRY_MS)
             if self._late >= LATE_TICKS:
+                self._refused("lag")
                 raise Overloaded("the edge is overloaded", retry_after_ms=RETRY_MS)
         return _Admitted(self)
 
-    def rate(self, session: str) -> None:
-        """Count a request of a session. Raises Overloaded (RATE_LIMITED) above its rate."""
-        bucket = self._buckets.get(session)
-        if bucket is None:
-            if len(self._buckets) >= SESSIONS_TRACKED:
-                self._buckets.pop(next(iter(self._buckets)))
-            bucket = self._buckets[session] = Bucket(SESSION_RATE, SESSION_BURST)
-        wait = bucket.take(self._monotonic())
-        if wait:
-            raise Overloaded("more requests than a session may make", reason="RATE_LIMITED",
-                             retry_after_ms=round(wait * 1000) + 1)  # fmt: skip
+    def count(self, caller: Caller) -> None:
+        """Count a request of a session and of a tenant. Raises Overloaded (RATE_LIMITED) above the rate of either.
+
+        Without keys there is one tenant, and nobody to be fair to.
+        """
+        now = self._monotonic()
+        if caller.session is not None:
+            self._limited("session", self._sessions.take(caller.session.id, now))
+        if caller.key_id:
+            self._limited("tenant", self._tenants.take(caller.tenant, now))
+
+    def count_stranger(self, address: str) -> None:
+        """Count a request without a good key. Raises Overloaded (RATE_LIMITED) for an address that sends too many."""
+        self._limited("address", self._strangers.take(address, self._monotonic()))
+
+    def _limited(self, gate: str, wait_s: float) -> None:
+        if wait_s:
+            self._refused(gate)
+            raise Overloaded(
+                f"more requests than this {gate} may make", reason="RATE_LIMITED",
+                retry_after_ms=round(wait_s * 1000) + 1,
+            )  # fmt: skip
+
+    def _refused(self, gate: str) -> None:
+        self._metrics.admission_refused.labels(gate).inc()
 
     def hold(self) -> _Held:
         """Step out of the requests in flight while a poll is held, or raise Unavailable when too many are."""
-        if self._held >= HELD_MAX:
+        if self._held >= self._held_max:
+            self._refused("held")
             raise Unavailable("too many polls are held", reason="OVERLOADED", retry_after_ms=RETRY_MS)
         return _Held(self)
 
@@ -93,15 +132,17 @@ class Admission:
         while True:
             expected = self._monotonic() + TICK_S
             await asyncio.sleep(TICK_S)
-            late = self._monotonic() - expected > LAG_MAX_S
-            self._late = min(self._late + 1, LATE_TICKS * 2) if late else 0
+            lag = self._monotonic() - expected
+            self._metrics.loop_lag.set(lag)
+            self._late = min(self._late + 1, LATE_TICKS * 2) if lag > self._lag_max_s else 0
 
     def enter(self, change: int) -> None:
         self._in_flight += change
+        self._metrics.requests_in_flight.inc(change)
 
     def held(self, change: int) -> None:
         self._held += change
-        self._in_flight -= change
+        self.enter(-change)
 
 
 class _Admitted:

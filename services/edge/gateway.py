@@ -20,7 +20,8 @@ from services.common.telemetry import Metrics, tracer
 from services.edge.admission import Admission
 from services.edge.answer import Answer, Headers, compressed, error_answer
 from services.edge.body import Body, ClientGone, Limits
-from services.edge.keys import Caller, Tenants
+from services.edge.entry import Entry
+from services.edge.keys import Caller
 from services.edge.request import Request
 from services.edge.routes import UNMATCHED, MethodNotAllowed, Route, Routes, Target, target_of
 
@@ -51,14 +52,14 @@ class Gateway:
     def __init__(
         self,
         routes: Routes,
-        tenants: Tenants,
+        entry: Entry,
         admission: Admission,
         limits: Limits,
         metrics: Metrics,
         socket: Callable[[Scope, Receive, Send, Target], Awaitable[None]] | None = None,
     ) -> None:
         self._routes = routes
-        self._tenants = tenants
+        self._entry = entry
         self._admission = admission
         self._limits = limits
         self._metrics = metrics
@@ -122,9 +123,7 @@ class Gateway:
     ) -> Answer | Flow:
         try:
             with self._admission.admitted(route):
-                caller = NOBODY if route.open else self._tenants.resolve(target.key, headers)
-                if caller.session is not None:
-                    self._admission.rate(caller.session.id)
+                caller = NOBODY if route.open else self._entry.caller(target, scope, headers)
                 request = Request(
                     scope["method"], headers, scope["query_string"], caller, content, target.job, parameters
                 )

@@ -15,12 +15,12 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.common.errors import BadInput, EarshotError, Overloaded
+from services.common.settings import Settings
 from services.edge.answer import error_answer
 
 HEADER_BYTES = 16 * 1024
 KEEP_ALIVE_S = 75
 BACKLOG = 1024
-CONNECTIONS_MAX = 25_000
 
 
 class ListenFailed(EarshotError):
@@ -33,13 +33,14 @@ class EdgeProtocol(HttpToolsProtocol):
     """One connection. A request's headers must arrive within `header_timeout_s` and HEADER_BYTES."""
 
     header_timeout_s: ClassVar[float] = 5.0
+    connections_max: ClassVar[int] = 25_000
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         super().connection_made(transport)
         self._header_bytes = 0
         self._in_headers = True
         self._header_timer: asyncio.TimerHandle | None = None
-        if len(self.connections) > CONNECTIONS_MAX:
+        if len(self.connections) > self.connections_max:
             self._refuse(Overloaded("too many connections", retry_after_ms=1000))
             return
         self._expect_headers()
@@ -124,9 +125,10 @@ def bound_socket(host: str, port: int) -> socket.socket:
     return listening
 
 
-def listener(application: Any, header_timeout_s: float, drain_s: float) -> Listener:
+def listener(application: Any, settings: Settings, drain_s: float) -> Listener:
     """A server for the application; `drain_s` bounds how long running requests may finish at its end."""
-    protocol = type("EdgeProtocol", (EdgeProtocol,), {"header_timeout_s": header_timeout_s})
+    bounds = {"header_timeout_s": settings.header_timeout_s, "connections_max": settings.connections_max}
+    protocol = type("EdgeProtocol", (EdgeProtocol,), bounds)
     config = uvicorn.Config(
         application,
         http=protocol,
@@ -140,6 +142,7 @@ def listener(application: Any, header_timeout_s: float, drain_s: float) -> Liste
         log_config=None,
         access_log=False,
         server_header=False,
+        # uvicorn would let the header replace the peer; the edge reads it itself, from trusted proxies only (peer.py).
         proxy_headers=False,
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=round(drain_s) or 1,

@@ -13,6 +13,7 @@ from services.common.errors import Forbidden
 from services.edge.admission import Admission
 from services.edge.body import Limits
 from services.edge.doorbell import Doorbell
+from services.edge.entry import Entry
 from services.edge.erasures import Erasures
 from services.edge.events import Events
 from services.edge.existing import Existing
@@ -25,6 +26,7 @@ from services.edge.messages import Messages
 from services.edge.npc_calls import NpcCalls
 from services.edge.openapi import Contract
 from services.edge.page import Pages
+from services.edge.peer import networks
 from services.edge.probes import Probes
 from services.edge.rooms import Rooms
 from services.edge.roster import RosterPages
@@ -75,7 +77,7 @@ def build(app: App) -> Edge:
     """The edge without a listening socket: what in-process tests call."""
     settings, clock, metrics = app.settings, app.clock, app.metrics
     rooms = Rooms.of(app.channels)
-    admission = Admission(clock.monotonic)
+    admission = Admission(settings, metrics, clock.monotonic)
     ingest, doorbell = Ingest(rooms.state, clock.monotonic), Doorbell(rooms.chat)
     snapshots = Snapshots(ingest, settings, metrics, clock)
     messages = Messages(rooms, admission, settings)
@@ -96,11 +98,11 @@ def build(app: App) -> Edge:
         *Pages().routes(),
     ]
     contract = Contract(routes)
-    tenants = Tenants(KeyFile(settings), tokens, clock)
+    entry = Entry(Tenants(KeyFile(settings), tokens, clock), admission, networks(settings.trusted_proxies))
     limits = Limits(settings.body_limit, settings.body_limit_compressed, settings.body_timeout_s)
-    sockets = WebSockets(rooms, tenants, events, doorbell, limits, clock)
+    sockets = WebSockets(rooms, entry, events, doorbell, limits, clock)
     table = Routes([*routes, *contract.routes()])
-    gateway = Gateway(table, tenants, admission, limits, metrics, sockets.serve)
+    gateway = Gateway(table, entry, admission, limits, metrics, sockets.serve)
     return Edge(gateway, ingest, doorbell, events, admission)
 
 
@@ -134,7 +136,7 @@ async def bind(app: App) -> None:
 
 async def _serve(app: App, edge: Edge, listening: socket.socket) -> None:
     """Serve until cancelled, then let running requests finish."""
-    server = listener(edge.gateway, app.settings.header_timeout_s, min(DRAIN_S, app.settings.shutdown_s))
+    server = listener(edge.gateway, app.settings, min(DRAIN_S, app.settings.shutdown_s))
     serving = asyncio.create_task(server.serve([listening]), name="edge.uvicorn")
     try:
         await asyncio.shield(serving)

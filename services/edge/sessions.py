@@ -11,7 +11,6 @@ from services.common.clock import Clock
 from services.common.errors import BadInput, Unauthenticated
 from services.common.settings import Settings
 from services.edge import bounds
-from services.edge.admission import SESSION_RATE
 from services.edge.answer import Answer, json_answer
 from services.edge.contract.session import ClosedAnswer, SessionAnswer, SessionLimits, SessionRequest
 from services.edge.document import Document
@@ -41,7 +40,7 @@ class Sessions:
             settings.entities_max,
             UTTERANCES_MAX,
             bounds.CHAT,
-            round(SESSION_RATE * 60),
+            round(settings.session_requests_per_minute),
         )
 
     def routes(self) -> list[Route]:

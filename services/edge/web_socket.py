@@ -31,9 +31,9 @@ from services.edge.contract.frame import (
 )
 from services.edge.document import Document, wrong_type
 from services.edge.doorbell import Doorbell
+from services.edge.entry import Entry
 from services.edge.event import public_event
 from services.edge.events import Events
-from services.edge.keys import Tenants
 from services.edge.messages import message_answer, said
 from services.edge.request import Request, ask
 from services.edge.rooms import WRITE_S, Rooms
@@ -59,10 +59,10 @@ class WebSockets:
     """Takes connections for the gateway."""
 
     def __init__(
-        self, rooms: Rooms, tenants: Tenants, events: Events, doorbell: Doorbell, limits: Limits, clock: Clock
+        self, rooms: Rooms, entry: Entry, events: Events, doorbell: Doorbell, limits: Limits, clock: Clock
     ) -> None:
         self._rooms = rooms
-        self._tenants = tenants
+        self._entry = entry
         self._events = events
         self._doorbell = doorbell
         self._limits = limits
@@ -96,7 +96,7 @@ class WebSockets:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if target.segments != PATH:
             raise NotFound("no WebSocket here; it is at /v1/stream", reason="UNKNOWN_PATH")
-        caller = self._tenants.resolve(target.key, headers)
+        caller = self._entry.caller(target, scope, headers)
         content = Body(receive, headers, self._limits)
         request = Request("GET", headers, scope["query_string"], caller, content, target.job)
         world = request.world()

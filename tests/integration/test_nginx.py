@@ -23,6 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus
 
 from services.common.settings import Settings
+from services.edge.admission import STRANGER_BURST
 from services.edge.keys import KeyFile
 from tests.integration.test_edge_http import Served, free_port, served, until
 
@@ -303,6 +304,35 @@ async def test_too_many_requests_of_an_address_get_429_and_others_are_served(cer
         assert {one.status for one in replies} == {200, 429}
         assert {(one.reason, one.headers["retry-after"]) for one in refused} == {("RATE_LIMITED", "1")}
         assert (await site.ask("/healthz", "--interface", "127.0.0.2")).status == 200
+
+
+@pytest.mark.parametrize("trusted", ["127.0.0.1", ""])
+async def test_the_edge_takes_the_client_s_address_from_a_trusted_proxy_only(
+    certificate: Path, tmp_path: Path, trusted: str
+) -> None:
+    """Wrong keys are counted by address: nginx's one, or each client's. What a client claims to be never counts."""
+    async with front(certificate, tmp_path, trusted_proxies=trusted) as site:
+
+        async def guess(*options: str) -> int:
+            return (await site.ask("/v1/worlds", *options, key="wrong")).status
+
+        claims = [("--header", f"x-forwarded-for: 198.51.100.{number}") for number in range(40)]
+        guesses = await asyncio.gather(*(guess(*claim) for claim in claims))
+        assert guesses.count(401) >= STRANGER_BURST
+        assert guesses.count(429) > 0
+        others = [await guess("--interface", f"127.0.0.{last}") for last in (2, 3, 4)]
+        assert others == [401] * 3 if trusted else 429 in others
+        assert (await site.ask("/v1/worlds")).status == 200
+
+
+async def test_an_edge_without_keys_stays_closed_behind_a_proxy(certificate: Path, tmp_path: Path) -> None:
+    async with served() as edge:
+        port = free_port()
+        async with running(configured(edge, port, certificate, tmp_path), port):
+            site = Front(edge, port, "", certificate, tmp_path)
+            reply = await site.ask("/v1/worlds")
+            assert (reply.status, reply.reason) == (403, "KEYS_NEEDED")
+            assert (await site.ask("/healthz")).status == 200
 
 
 @pytest.mark.parametrize(

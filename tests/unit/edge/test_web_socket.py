@@ -271,3 +271,12 @@ async def test_a_refused_message_keeps_the_socket() -> None:
         assert (told["type"], told["ref"], told["error"]["reason"]) == ("error", "a", "UNAVAILABLE")
         socket.say({"type": "ping"})
         assert (await socket.next())["type"] == "pong"
+
+
+async def test_handshakes_count_against_the_tenant(tmp_path: Path) -> None:
+    key, _ = KeyFile(Settings(data=str(tmp_path))).create("red", 1)
+    async with world(data=str(tmp_path), tenant_burst=1.0, tenant_requests_per_s=0.001) as edge:
+        async with connected(edge, path=f"/k/{key}/v1/stream") as socket:
+            assert (await socket.next())["type"] == "websocket.accept"
+        async with connected(edge, path=f"/k/{key}/v1/stream") as socket:
+            assert (await socket.next())["status"] == 429
