@@ -218,6 +218,7 @@ def results(measures: Measures) -> list[Result]:
         found += [
             Result(f"{name}: c={MANY}", rates[name], "snapshots/s", rate, peers=others),
             Result(f"{name}: share of the 0-hop edge", measures.ratio(name, ZERO), "", share),
+            Result(f"{name}: share of the 0-hop edge, by CPU", measures.cpu(ZERO) / measures.cpu(name), ""),
             Result(f"{name}: times the FastAPI peer", measures.ratio(name, FASTAPI), "x", times),
             Result(f"{name}: p50, c=1", measures.p50(name), "ms", P50_MS, "less", _others(measures, "p50", name)),
             Result(f"{name}: p99, c={MANY}", measures.p99(name), "ms", P99_MS, "less", _others(measures, "p99", name)),

@@ -6,6 +6,7 @@ Figures are microseconds of CPU a snapshot: "in" counts a function with all that
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections import Counter
@@ -22,6 +23,7 @@ from bench.result import Result
 
 CONNECTIONS = 32
 FUNCTIONS, LINES = 60, 40
+PREFIX = re.compile(rf"^{re.escape(str(target.ROOT))}/|^.*/(?:site|dist)-packages/|^.*/lib/python[\d.]+/")
 
 
 def run(folder: Path, seconds: float, environment: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -73,10 +75,7 @@ def _top(what: str, counts: Iterable[tuple[str, int]], micros: Callable[[int], f
 
 def short(file: str) -> str:
     """A path from the package on."""
-    for mark in ("site-packages/", f"{target.ROOT}/", "lib/python"):
-        if mark in file:
-            return file.split(mark, 1)[1]
-    return file
+    return PREFIX.sub("", file)
 
 
 def ours(file: str) -> bool:
@@ -85,6 +84,8 @@ def ours(file: str) -> bool:
 
 
 def part(file: str) -> str:
-    """The room of a file of ours, else its package."""
+    """The room of a file of ours, else its package; python for the standard library."""
     names = short(file).split("/")
-    return "/".join(names[:2]) if names[0] == "services" else names[0]
+    if names[0] == "services":
+        return "/".join(names[:2])
+    return "python" if "/lib/python" in file and "-packages/" not in file else names[0]
