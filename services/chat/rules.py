@@ -12,6 +12,8 @@ class Rules:
     """Times in milliseconds, thresholds as probabilities, counts as written (D2, D3, D5)."""
 
     tau: float = 0.5
+    # The threshold falls by this share of itself times the share of players among those who could speak next.
+    tau_crowd: float = 0.3
     tau_silence: float = 0.3
     # From the soft limit on an NPC needs this much more to go on without a player.
     soft_margin: float = 0.2

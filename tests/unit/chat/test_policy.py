@@ -76,7 +76,11 @@ def test_the_gate_and_its_thresholds() -> None:
     lines = (("ada", "Nice weather."), ("ben", "It is."), ("ada", "I like rain more."), ("ben", "Me too.")) * 3
     decision = judged(scene_of(*lines))
     assert (decision.speakers, decision.reason) == ((), "GATE")
-    assert decision.tau == RULES.tau
+    # Ada and three NPCs could speak next.
+    assert decision.tau == pytest.approx(RULES.tau * (1 - RULES.tau_crowd / 4))
+    assert policy.threshold(RULES, 1, 0) == RULES.tau
+    assert policy.threshold(RULES, 1, 9) < policy.threshold(RULES, 9, 1) < RULES.tau
+    assert policy.threshold(Rules(tau=0.0), 1, 9) == policy.threshold(RULES, 0, 0) - RULES.tau == 0
     open_gate = Rules(tau=decision.p_any_npc - 0.01)
     assert judged(scene_of(*lines), open_gate).speakers
     assert judged(scene_of(*lines, npc_turns=2), open_gate).reason == "GATE"
