@@ -1,4 +1,4 @@
-"""`earshot bench ingest --profile`: where one process's time goes for a snapshot, by function and by line.
+"""`earshot bench ingest --profile`: where each process's time goes for a snapshot, by function and by line.
 
 Figures are microseconds of CPU a snapshot: "in" counts a function with all that it calls, "at" a line by itself.
 """
@@ -10,7 +10,7 @@ import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,34 +22,48 @@ from bench.load import LoadProcess, Order
 from bench.result import Result
 
 CONNECTIONS = 32
+TOPOLOGIES = (("all",), ("edge", "state,cluster"))
 FUNCTIONS, LINES = 60, 40
 PREFIX = re.compile(rf"^{re.escape(str(target.ROOT))}/|^.*/(?:site|dist)-packages/|^.*/lib/python[\d.]+/")
 
 
 def run(folder: Path, seconds: float, environment: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Profile one process under load."""
-    out = folder / "samples.json"
-    under = [sys.executable, "-m", "bench.sampler", str(out)]
-    one = target.earshot("profile", folder, "all", environment=environment, under=under)
+    """Profile one process with all rooms, then an edge before state and cluster, under load."""
+    found: list[Result] = []
+    with LoadProcess() as load:
+        for processes in TOPOLOGIES:
+            found += _profiled(load, folder, processes, seconds, environment)
+    return [result.record() for result in found]
+
+
+def _profiled(
+    load: LoadProcess, folder: Path, processes: Sequence[str], seconds: float, environment: Mapping[str, str]
+) -> list[Result]:
+    name = " | ".join(processes)
+    under = [sys.executable, "-m", "bench.sampler", str(folder)]
+    one = target.earshot("profile", folder, *processes, environment=environment, under=under)
     try:
-        progress("ingest: starting one process under the sampler")
+        progress(f"ingest: starting {name} under the sampler")
         one.start(folder)
-        with LoadProcess() as load:
-            load.run(Order(one.port, connections=CONNECTIONS, seconds=2.0, marker=one.marker))
-            for pid in one.pids:
-                os.kill(pid, signal.SIGUSR1)
-            before = sum(one.cpu_seconds())
-            progress(f"ingest: sampling for {seconds:g} s")
-            outcome = load.run(Order(one.port, connections=CONNECTIONS, seconds=seconds, marker=one.marker))
-            cpu_us = (sum(one.cpu_seconds()) - before) / outcome.sent * 1e6
+        load.run(Order(one.port, connections=CONNECTIONS, seconds=2.0, marker=one.marker))
+        pids = one.pids
+        for pid in pids:
+            os.kill(pid, signal.SIGUSR1)
+        before = one.cpu_seconds()
+        progress(f"ingest: sampling for {seconds:g} s")
+        outcome = load.run(Order(one.port, connections=CONNECTIONS, seconds=seconds, marker=one.marker))
+        after = one.cpu_seconds()
     finally:
         one.stop()
-    samples: dict[str, Any] = msgspec.json.decode(out.read_bytes())
-    return [result.record() for result in results(samples, cpu_us)]
+    found: list[Result] = []
+    for process, pid, earlier, later in zip(processes, pids, before, after, strict=True):
+        samples: dict[str, Any] = msgspec.json.decode((folder / f"{pid}.json").read_bytes())
+        found += results(f"[{process}]", samples, (later - earlier) / outcome.sent * 1e6)
+    return found
 
 
-def results(samples: Mapping[str, Any], cpu_us: float) -> list[Result]:
-    """The sampler's counts as microseconds a snapshot, of `cpu_us` in all."""
+def results(process: str, samples: Mapping[str, Any], cpu_us: float) -> list[Result]:
+    """One process: the sampler's counts as microseconds a snapshot, of `cpu_us` in all."""
     total: int = max(samples["samples"], 1)
 
     def micros(count: int) -> float:
@@ -62,10 +76,10 @@ def results(samples: Mapping[str, Any], cpu_us: float) -> list[Result]:
         lines[f"{short(file)}:{line} {function}"] += count
     under = [(f"{short(file)} {function}", count) for file, function, count in samples["under"] if ours(file)]
     return [
-        Result("all", cpu_us, "us"),
-        *_top("own time of", parts.most_common(), micros, len(parts)),
-        *_top("in", under, micros, FUNCTIONS),
-        *_top("at", lines.most_common(), micros, LINES),
+        Result(f"{process} all", cpu_us, "us"),
+        *_top(f"{process} own time of", parts.most_common(), micros, len(parts)),
+        *_top(f"{process} in", under, micros, FUNCTIONS),
+        *_top(f"{process} at", lines.most_common(), micros, LINES),
     ]
 
 

@@ -1,6 +1,6 @@
 """Where a process's CPU time goes: its main thread's stack, looked at a thousand times per CPU second.
 
-`python -m bench.sampler OUT up --target all` runs the command line and writes OUT (JSON) at the end; SIGUSR1 begins the
+`python -m bench.sampler FOLDER up ...` runs the command line and writes FOLDER/PID.json at the end; SIGUSR1 begins the
 count anew, so that start-up is left out. The timer counts the CPU time of all threads: what other threads use while
 the main thread waits shows up as time of the wait. Costs a few per cent, unlike a tracing profiler, whose cost per
 call makes small functions look expensive.
@@ -9,6 +9,7 @@ call makes small functions look expensive.
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections import Counter
@@ -69,7 +70,7 @@ def run(out: Path, arguments: list[str]) -> int:
         return main(arguments)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
-        out.write_text(json.dumps(sampler.record()), encoding="utf-8")
+        (out / f"{os.getpid()}.json").write_text(json.dumps(sampler.record()), encoding="utf-8")
 
 
 if __name__ == "__main__":

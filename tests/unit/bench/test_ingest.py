@@ -150,12 +150,12 @@ def test_every_goal_is_judged() -> None:
 
 def test_memory_of_a_world_is_the_slope_and_the_base_is_not_counted_twice() -> None:
     kib, mib = 1024, 2**20
-    each, full = ingest._memory_results([(worlds, 200 * mib + worlds * 60 * kib) for worlds in (500, 1000, 2500)])
+    each, full = ingest.memory_results("x", [(worlds, 200 * mib + worlds * 60 * kib) for worlds in (500, 1000, 2500)])
     assert each.value == pytest.approx(60)
     assert each.ok
     assert full.value == pytest.approx(200 + 10_000 * 60 / 1024)
     assert full.ok
-    assert not any(one.ok for one in ingest._memory_results([(500, 0), (1000, 500 * 200 * kib)]))
+    assert not any(one.ok for one in ingest.memory_results("x", [(500, 0), (1000, 500 * 200 * kib)]))
 
 
 def test_clusters_are_compared_without_their_order_or_names() -> None:
@@ -210,8 +210,8 @@ def test_samples_become_microseconds_by_room_function_and_line() -> None:
             ["/x/site-packages/uvicorn/server.py", "serve", 10],
         ],
     }
-    found = {result.name: result.value for result in profiling.results(samples, 500.0)}
-    assert found["own time of services/state"] == pytest.approx(300)
-    assert found["own time of python"] == pytest.approx(200)
-    assert found["at services/state/intake.py:7 f"] == pytest.approx(250)
-    assert [name for name in found if name.startswith("in ")] == ["in services/state/intake.py f"]
+    found = {result.name: result.value for result in profiling.results("[x]", samples, 500.0)}
+    assert found["[x] own time of services/state"] == pytest.approx(300)
+    assert found["[x] own time of python"] == pytest.approx(200)
+    assert found["[x] at services/state/intake.py:7 f"] == pytest.approx(250)
+    assert [name for name in found if name.startswith("[x] in ")] == ["[x] in services/state/intake.py f"]
