@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,7 +36,7 @@ class Assigner:
         self._stub = stub
         self._settings = settings
         self._questions: list[_Question] = []
-        self._asked = asyncio.Event()
+        self._idle: deque[asyncio.Future[None]] = deque()  # calls that wait for a question
 
     async def assign(self, points: Points) -> Assignment:
         """The clusters of one world.
@@ -44,7 +45,11 @@ class Assigner:
         """
         question = _Question(points, asyncio.get_running_loop().create_future())
         self._questions.append(question)
-        self._asked.set()
+        while self._idle:  # wake one
+            waiter = self._idle.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                break
         try:
             async with asyncio.timeout(DEADLINE_S):
                 return await question.answer
@@ -59,11 +64,12 @@ class Assigner:
 
     async def _serve(self) -> None:
         while True:
-            await self._asked.wait()
+            if not self._questions:
+                waiter = asyncio.get_running_loop().create_future()
+                self._idle.append(waiter)
+                await waiter
             batch = [q for q in self._questions[:BATCH] if not q.answer.done()]
             del self._questions[:BATCH]
-            if not self._questions:
-                self._asked.clear()
             if batch:
                 await self._ask(batch)
 
