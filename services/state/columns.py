@@ -8,8 +8,9 @@ revision shares every column that did not change with the one before it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import Any, TypeVar
 
 import numpy as np
@@ -78,6 +79,7 @@ class Plan:
     straight: bool  # sent rows are the result's rows, in order
     complete: bool  # every row of the result was sent
     kept: bool = False  # this is a steady plan already
+    picks: Callable[[Sequence[Any]], tuple[Any, ...]] | None = None  # of a complete plan: a sent column's rows in order
 
     def steady(self) -> Plan:
         """The plan of the next snapshot that names the same entities in the same order; only of a complete
@@ -93,6 +95,7 @@ class Plan:
             gone=(),
             same=True,
             kept=True,
+            picks=itemgetter(*self.sent.tolist()) if len(self.sent) > 1 else None,  # of one it gives no tuple
         )
 
 
@@ -265,7 +268,7 @@ def _text(old: tuple[Text, ...], sent: Sequence[Text], how: Plan, unknown: Text)
     """The merged text column; the old object itself when nothing in it changed."""
     if not sent or not any(sent):
         return old if how.same else _picked(old, how.old, unknown)
-    now = tuple(sent) if how.straight else _picked(sent, how.sent, unknown)
+    now = tuple(sent) if how.straight else how.picks(sent) if how.picks else _picked(sent, how.sent, unknown)
     if how.same and now == old:
         return old
     if all(now):

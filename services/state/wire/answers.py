@@ -29,14 +29,16 @@ _OUTCOMES = {
 
 def result(item_id: int, applied: Applied, refused: Iterable[Refusal], *, positions: bool) -> state_pb2.SnapshotResult:
     """The answer to a snapshot: clusters as ids, positions only where they are wanted."""
-    return state_pb2.SnapshotResult(
+    answer = state_pb2.SnapshotResult(
         id=item_id,
         outcome=state_pb2.INGEST_OUTCOME_SUPERSEDED if applied.superseded else _OUTCOMES[applied.verdict],
         revision=applied.document.revision,
-        clusters=clusters(applied.document, positions=positions),
         transitions=transitions(applied.transitions),
         refused=refusals(refused),
     )
+    answer.clusters.SetInParent()
+    _fill(answer.clusters, applied.document, positions=positions)  # in place: a message given is copied
+    return answer
 
 
 def refusals(refused: Iterable[Refusal]) -> list[type_pb2.FieldRefusal]:
@@ -46,20 +48,23 @@ def refusals(refused: Iterable[Refusal]) -> list[type_pb2.FieldRefusal]:
 
 def clusters(document: Document, *, positions: bool) -> state_pb2.ClusterColumns:
     """The clusters of a document, flat."""
+    answer = state_pb2.ClusterColumns()
+    _fill(answer, document, positions=positions)
+    return answer
+
+
+def _fill(answer: state_pb2.ClusterColumns, document: Document, *, positions: bool) -> None:
     columns, membership = document.columns, document.membership
     rows = list(chain.from_iterable(membership.members))
     ids, of = columns.ids, membership.of
     npcs = np.bincount(of[(columns.kinds == NPC) & (of >= 0)], minlength=len(membership.lineages))
-    answer = state_pb2.ClusterColumns(
-        lineages=membership.lineages,
-        sizes=list(map(len, membership.members)),
-        npcs=npcs.tolist(),
-        member_ids=[ids[row] for row in rows],
-    )
+    answer.lineages.extend(membership.lineages)
+    answer.sizes.extend(map(len, membership.members))
+    answer.npcs.extend(npcs.tolist())
+    answer.member_ids.extend([ids[row] for row in rows])
     if positions and rows:
         x, y, z = columns.xyz[:, rows]
         answer.x, answer.y, answer.z = x.tobytes(), y.tobytes(), z.tobytes()
-    return answer
 
 
 def transitions(happened: Iterable[Transition]) -> list[state_pb2.Transition]:
