@@ -28,6 +28,8 @@ from google.rpc import error_details_pb2, status_pb2
 
 DOMAIN = "earshot"
 DETAILS_KEY = "grpc-status-details-bin"
+# gRFC A6: a negative push-back ends gRPC's transparent retries of this call.
+NO_RETRY = ("grpc-retry-pushback-ms", b"-1")
 
 
 class EarshotError(Exception):
@@ -200,7 +202,9 @@ def to_trailers(error: EarshotError) -> tuple[tuple[str, bytes], ...]:
     detail = any_pb2.Any()
     detail.Pack(info)
     status = status_pb2.Status(code=error.code.value[0], message=error.message, details=[detail])
-    return ((DETAILS_KEY, status.SerializeToString()),)
+    trailers = ((DETAILS_KEY, status.SerializeToString()),)
+    # Who says when to come back is not asked again at once: gRPC's own retries know nothing of ErrorInfo.
+    return (*trailers, NO_RETRY) if error.retry_after_ms else trailers
 
 
 def from_rpc(error: grpc.aio.AioRpcError) -> EarshotError:

@@ -12,6 +12,7 @@ import pytest
 from earshot.chat.v1 import chat_pb2, chat_pb2_grpc
 from earshot.state.v1 import state_pb2, state_pb2_grpc
 
+from services.common.channels import OPTIONS
 from services.common.errors import (
     BadInput,
     Conflict,
@@ -20,6 +21,7 @@ from services.common.errors import (
     Internal,
     NotOwner,
     Overloaded,
+    Unavailable,
     from_rpc,
 )
 from services.common.inprocess import STREAM_WINDOW, InProcessServer
@@ -37,6 +39,16 @@ class Chat(chat_pb2_grpc.ChatServiceServicer):
         self.cancelled = asyncio.Event()
         self.entered = asyncio.Event()
         self.sent = 0
+        self.asked = 0
+
+    async def ListEvents(self, request: chat_pb2.ListEventsRequest, context: Any) -> chat_pb2.ListEventsResponse:
+        """A read, which channels may repeat: fails the first time, for good when the page size is 1."""
+        self.asked += 1
+        if request.page_size == 1:
+            raise Unavailable("not yet", reason="REVISION_UNKNOWN", retry_after_ms=1000)
+        if self.asked == 1:
+            raise Unavailable("starting", reason="NOT_READY")
+        return chat_pb2.ListEventsResponse(next_cursor=self.asked)
 
     async def Say(self, request: chat_pb2.SayRequest, context: Any) -> chat_pb2.SayResponse:
         self.entered.set()
@@ -102,7 +114,7 @@ async def served(mode: str) -> AsyncIterator[tuple[Any, Any, Chat, Callable[[], 
     else:
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
-        channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
+        channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS)
     try:
         yield (
             chat_pb2_grpc.ChatServiceStub(channel),
@@ -130,6 +142,19 @@ async def test_unary_metadata_and_deadline(mode: str) -> None:
         remaining = (await stub.Say(chat_pb2.SayRequest(text="remaining"), timeout=5)).log_seq
         # Real gRPC rounds the deadline up by some milliseconds.
         assert 4000 < remaining <= 5100
+
+
+@pytest.mark.parametrize("mode", MODES)
+async def test_a_read_that_was_told_when_to_come_back_is_not_repeated(mode: str) -> None:
+    async with served(mode) as (stub, _, chat, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.ListEvents(chat_pb2.ListEventsRequest(page_size=1), timeout=5)
+        assert (from_rpc(caught.value).reason, chat.asked) == ("REVISION_UNKNOWN", 1)
+
+
+async def test_a_read_of_a_room_that_starts_is_repeated() -> None:
+    async with served("grpc") as (stub, _, chat, _):
+        assert (await stub.ListEvents(chat_pb2.ListEventsRequest(), timeout=5)).next_cursor == chat.asked == 2
 
 
 @pytest.mark.parametrize("mode", MODES)
