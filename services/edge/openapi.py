@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from services.edge.answer import STATUS_BY_CODE, STATUS_BY_REASON, Answer, json_answer
+from services.edge.contract.examples import EXAMPLES, Example
 from services.edge.contract.shared import ErrorAnswer
 from services.edge.request import Request
 from services.edge.routes import Route
@@ -37,13 +38,17 @@ class Contract:
         self._routes = [*routes, self._own]
         self._answer: Answer | None = None
 
+    def document(self) -> dict[str, Any]:
+        """The contract, which docs/openapi.json is a copy of."""
+        return document(self._routes)
+
     def routes(self) -> list[Route]:
         return [self._own]
 
     async def get(self, _: Request) -> Answer:
         """This document."""
         if self._answer is None:
-            self._answer = json_answer(document(self._routes))
+            self._answer = json_answer(self.document())
         return self._answer
 
 
@@ -76,15 +81,16 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
 
 def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
     text = inspect.getdoc(route.endpoint) or ""
+    example = EXAMPLES.get(f"{route.method} {route.template}", Example(None, None))
     operation: dict[str, Any] = {
         "operationId": f"{route.method.lower()}{re.sub(r'[^A-Za-z0-9]+', '_', route.template).rstrip('_')}",
         "summary": text.partition("\n")[0],
         "parameters": [_path_parameter(name) for name in re.findall(r"{(\w+)}", route.template)]
         + [_query_parameter(name) for name in route.query],
-        "responses": {str(route.status): _success(route, schema_of)},
+        "responses": {str(route.status): _success(route, schema_of, example.answer)},
     }
     if route.takes is not None:
-        operation["requestBody"] = {"required": True, **_content(schema_of[route.takes])}
+        operation["requestBody"] = {"required": True, **_content(schema_of[route.takes], example.body)}
     if "hold" in route.query:
         operation["responses"]["204"] = {"description": "The hold ended without events."}
     if route.open:
@@ -93,12 +99,12 @@ def _operation(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
     return operation
 
 
-def _success(route: Route, schema_of: dict[Any, Any]) -> dict[str, Any]:
-    return {"description": "Done.", **(_content(schema_of[route.gives]) if route.gives is not None else {})}
+def _success(route: Route, schema_of: dict[Any, Any], example: Any) -> dict[str, Any]:
+    return {"description": "Done.", **(_content(schema_of[route.gives], example) if route.gives is not None else {})}
 
 
-def _content(schema: Any) -> dict[str, Any]:
-    return {"content": {"application/json": {"schema": schema}}}
+def _content(schema: Any, example: Any = None) -> dict[str, Any]:
+    return {"content": {"application/json": {"schema": schema, **({} if example is None else {"example": example})}}}
 
 
 def _path_parameter(name: str) -> dict[str, Any]:

@@ -51,6 +51,7 @@ class Edge:
     doorbell: Doorbell
     events: Events
     admission: Admission
+    contract: Contract
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -103,7 +104,7 @@ def build(app: App) -> Edge:
     sockets = WebSockets(rooms, entry, events, doorbell, limits, clock)
     table = Routes([*routes, *contract.routes()])
     gateway = Gateway(table, entry, admission, limits, metrics, sockets.serve)
-    return Edge(gateway, ingest, doorbell, events, admission)
+    return Edge(gateway, ingest, doorbell, events, admission, contract)
 
 
 async def bind(app: App) -> None:
