@@ -23,7 +23,7 @@ CLIENT = ROOT / "clients" / "roblox"
 TESTS = CLIENT / "tests"
 SPECS = sorted(path.name for path in (TESTS / "specs").glob("*.spec.luau"))
 SPEC_S = 50.0
-AT_ONCE = 3
+AT_ONCE = 4
 
 pytestmark = pytest.mark.skipif(shutil.which("node") is None, reason="Node is missing: the Roblox SDK is not tested")
 

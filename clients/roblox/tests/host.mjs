@@ -79,6 +79,26 @@ async function perform(request, clock, baseUrl) {
   }
 }
 
+// A stream of server-sent events until it ends; `tell` gets the data of each.
+async function follow(request, signal, tell) {
+  try {
+    const response = await fetch(request.Url, { headers: request.Headers, signal });
+    const decoder = new TextDecoder();
+    let text = "";
+    for await (const chunk of response.body) {
+      text += decoder.decode(chunk, { stream: true });
+      const events = text.split("\n\n");
+      text = events.pop();
+      for (const event of events) {
+        const data = event.split("\n").filter((line) => line.startsWith("data: "));
+        if (data.length > 0) tell(data.map((line) => line.slice(6)).join("\n"));
+      }
+    }
+  } catch {
+    // Lost: the end says so.
+  }
+}
+
 export async function run(specFile, baseUrl, key) {
   const source = readFileSync(specFile, "utf8");
   const clock = new GameClock(pace(source));
@@ -95,6 +115,7 @@ export async function run(specFile, baseUrl, key) {
   stdin.on("line", (line) => complete(controls.shift(), { value: line }));
 
   let lastId = 0;
+  const streams = new Map();
   const state = await LuauState.createAsync({
     hostNow: () => clock.now(),
     hostEpoch: () => clock.epoch,
@@ -115,6 +136,18 @@ export async function run(specFile, baseUrl, key) {
       perform(JSON.parse(text), clock, baseUrl).then((outcome) => complete(id, outcome));
       return id;
     },
+    hostStream: (text) => {
+      const id = ++lastId;
+      const ended = new AbortController();
+      streams.set(id, ended);
+      const tell = (stream, value = "") => {
+        completed.push({ id, stream, value });
+        wake();
+      };
+      follow(JSON.parse(text), ended.signal, (data) => tell("message", data)).finally(() => tell("closed"));
+      return id;
+    },
+    hostStreamEnd: (id) => streams.get(id).abort(),
     // Asks whoever runs this process for something, for instance to kill the edge.
     hostControl: (command) => {
       const id = ++lastId;
