@@ -31,6 +31,10 @@ from bench.trace_sink import TraceSink
 ROUNDS = 3
 SECONDS = 3.0
 MANY = 32
+# Agents are made when a player first hears an NPC: that belongs to a world's first moments, not to every snapshot.
+WARM_UPS = 2
+SETTLE_FIRST_S = 60.0
+SETTLE_S = 10.0
 # Worlds of the check that peers do the same job; not used under load.
 CHECKED = (90_001, 90_002, 90_003)
 MEMORY_WORLDS = (500, 1000, 1500, 2000, 2500)
@@ -118,8 +122,10 @@ def _measured(folder: Path, rounds: int, seconds: float) -> Measures:
         progress("ingest: do all give the same clusters?")
         _check_same_job(targets)
         load = stack.enter_context(LoadProcess())
-        for one in targets:
+        for one in targets * WARM_UPS:
             load.run(Order(one.port, one.path, MANY, seconds=2.0, marker=one.marker))
+            if not one.settle(SETTLE_FIRST_S):
+                progress(f"ingest: {one.name} is still busy {SETTLE_FIRST_S:g} s after its warm-up")
         measures = Measures({one.name: [] for one in targets})
         for number in range(rounds):
             # Another one begins each round: who comes first meets another machine.
@@ -143,7 +149,9 @@ def _measure(load: LoadProcess, one: Target, seconds: float) -> Measure:
     before = one.cpu_seconds()
     many = load.run(Order(one.port, one.path, MANY, seconds=seconds, marker=one.marker))
     cpu = tuple((after - earlier) / many.sent * 1e6 for earlier, after in zip(before, one.cpu_seconds(), strict=True))
+    one.settle(SETTLE_S)
     single = load.run(Order(one.port, one.path, 1, seconds=seconds / 2, marker=one.marker))
+    one.settle(SETTLE_S)
     return Measure(many, single, cpu)
 
 
@@ -256,7 +264,7 @@ def _memory_points(folder: Path, name: str, rooms: str) -> list[tuple[float, flo
             for number in range(sent, worlds):
                 _put(one, crowd.retold(body, number))
             sent = worlds
-            time.sleep(1.5)  # what is on its way to the disk and to other rooms
+            one.settle(SETTLE_FIRST_S)  # what is on its way to the disk and to other rooms
             points.append((worlds, one.resident_bytes()))
     finally:
         one.stop()

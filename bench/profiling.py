@@ -45,7 +45,9 @@ def _profiled(
     try:
         progress(f"ingest: starting {name} under the sampler")
         one.start(folder)
-        load.run(Order(one.port, connections=CONNECTIONS, seconds=2.0, marker=one.marker))
+        for _ in range(2):
+            load.run(Order(one.port, connections=CONNECTIONS, seconds=2.0, marker=one.marker))
+            one.settle(60.0)
         pids = one.pids
         for pid in pids:
             os.kill(pid, signal.SIGUSR1)

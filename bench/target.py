@@ -17,6 +17,8 @@ from bench import crowd
 ROOT = Path(__file__).parents[1]
 START_S = 60.0
 STOP_S = 20.0
+SETTLE_STEP_S = 0.5
+IDLE_SHARE = 0.08
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -101,6 +103,20 @@ class Target:
     def cpu_seconds(self) -> list[float]:
         """User and system time of each process so far."""
         return [cpu_seconds(pid) for pid in self.pids]
+
+    def settle(self, most: float) -> bool:
+        """Wait until the target uses next to no CPU, at most `most` seconds: what it still does for requests that were
+        answered must not run in another one's time. False when it did not end.
+        """
+        deadline = time.monotonic() + most
+        before = sum(self.cpu_seconds())
+        while time.monotonic() < deadline:
+            time.sleep(SETTLE_STEP_S)
+            now = sum(self.cpu_seconds())
+            if now - before < IDLE_SHARE * SETTLE_STEP_S:
+                return True
+            before = now
+        return False
 
     def resident_bytes(self) -> int:
         """Resident memory of all processes."""
