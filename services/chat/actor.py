@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from services.chat import effects, erasing, inputs, measures, reducer
+from services.chat import effects, erasing, inputs, measures, recording, reducer
 from services.chat.bell import Bell
 from services.chat.conversation import World
 from services.chat.crew import Crew
@@ -37,6 +37,8 @@ BATCH_MAX = 32
 CHECKPOINT_INPUTS = 200
 RETRY_S = 0.5
 IDLE_S = 600.0
+# A world that its game closed: late readers, then nobody.
+IDLE_CLOSED_S = 30.0
 # Log entries kept in memory: what turns are told, beyond every history budget.
 RECENT = 400
 
@@ -55,7 +57,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What all actors of a room share. ask and locate carry out those effects."""
+    """What all actors of a room share. ask and locate carry out those effects; record: keep inputs for replays."""
 
     store: ChatStore
     crew: Crew
@@ -65,6 +67,7 @@ class Tools:
     rules: Rules
     ask: Callable[[WorldActor, effects.Ask], Coroutine[Any, Any, None]]
     locate: Callable[[WorldActor, str], Coroutine[Any, Any, None]]
+    record: bool = False
 
 
 class WorldActor:
@@ -170,7 +173,7 @@ class WorldActor:
                     if at <= now
                 )
                 break
-            idle = self._last_s + IDLE_S - self._tools.clock.monotonic()
+            idle = self._last_s + (IDLE_CLOSED_S if self.world.closed else IDLE_S) - self._tools.clock.monotonic()
             if idle <= 0 and due is None and not self._turns:
                 return False
             left = (due - now) / 1000 if due is not None else max(idle, 1.0)
@@ -208,7 +211,7 @@ class WorldActor:
         self, entries: list[Entry], hole: tuple[int, int] | None
     ) -> tuple[list[tuple[Entry, reducer.Step]], World, Append]:
         world = self.world
-        append = Append(self._number + 1, hole=hole)
+        append = Append(self._number + 1, hole=hole, record=self._tools.record, at_ms=self.now_ms())
         steps: list[tuple[Entry, reducer.Step]] = []
         now = self.now_ms()
         must_store = False
@@ -225,6 +228,10 @@ class WorldActor:
             self.decision_ms = round((time.perf_counter() - began) * 1000)
             world = step.world
             append.inputs.append(item)
+            if append.record:
+                append.fingerprints.append(recording.fingerprint(step))
+                if isinstance(item, Loaded):
+                    append.before = reducer.encode(self.world)
             append.events.extend(step.events)
             _explained(append, step)
             _remember(append, entry, step, now)
@@ -294,7 +301,8 @@ class WorldActor:
         for task in list(self._turns.values()):
             task.cancel()
         if self._number > self._checkpoint:
-            last = Append(self._number + 1, checkpoint=(self._number, reducer.encode(self.world)))
+            state = (self._number, reducer.encode(self.world))
+            last = Append(self._number + 1, checkpoint=state, record=self._tools.record, at_ms=self.now_ms())
             try:
                 self._tools.store.keep(self.key, last)
             except EarshotError:

@@ -65,8 +65,9 @@ class Asking:
         started = self.clock.monotonic()
         outcome, reason = "failed", "INCOMPLETE"
         finished: sync_pb2.ConverseFinished | None = None
-        call = self.sync.Converse(self._request(actor, ask), timeout=self.deadline_s)
+        call: Any = None
         try:
+            call = self.sync.Converse(self._request(actor, ask), timeout=self.deadline_s)
             async for message in call:
                 finished = await self._take(actor, ask, message, started) or finished
             if finished is not None:
@@ -74,14 +75,18 @@ class Asking:
         except grpc.aio.AioRpcError as error:
             reason = from_rpc(error).reason
         except asyncio.CancelledError:
-            call.cancel()
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
             reason = "CANCELLED"
         except EarshotError as error:
-            call.cancel()
             reason = error.reason
+        except Exception as error:  # noqa: BLE001 - a defect must not keep the floor for ever
+            _log.error("turn_failed", error=type(error).__name__, exc_info=error)
+            reason = "INTERNAL"
+        finally:
+            if call is not None:
+                call.cancel()
         ended = TurnEnded(0, ask.turn_id, outcome, reason)
         if finished is not None:
             ended = TurnEnded(0, ask.turn_id, outcome, reason, finished.degraded, {"total": finished.total_ms})

@@ -24,13 +24,17 @@ from services.chat.policy import PLAYER, Participant
 from services.chat.store import ChatStore, Seen
 from services.chat.worlds import OBSERVE_S, Key, Worlds
 from services.common.clock import Clock
-from services.common.errors import BadInput, Conflict, NotFound, Overloaded, from_rpc
+from services.common.errors import BadInput, Conflict, EarshotError, NotFound, Overloaded, from_rpc
 from services.common.telemetry import Metrics
 
 CONVERSATION_MESSAGES = 40
 PERIOD_S = 10.0
 # Answered this much before the caller's deadline, so that the answer arrives.
 MARGIN_S = 0.05
+
+
+class _GivenUp(Exception):
+    """The caller who was first with a message left before it was durable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,8 @@ class Saying:
             accepted = await self._append(actor, words, text)
         except BaseException as error:
             if flight is not None:
-                flight.set_exception(error)
+                # Who left takes nobody along: a repetition that waited for this call goes its own way.
+                flight.set_exception(_GivenUp() if isinstance(error, asyncio.CancelledError) else error)
                 flight.exception()
             raise
         finally:
@@ -113,9 +118,11 @@ class Saying:
         """The first message of this id: on its way, or in the store."""
         if not words.key:
             return None
-        flying = self._flying.get((words.world, words.key))
-        if flying is not None:
-            return await asyncio.shield(flying)
+        while (flying := self._flying.get((words.world, words.key))) is not None:
+            try:
+                return await asyncio.shield(flying)
+            except _GivenUp:
+                continue
         return self.store.seen(words.world, words.key)
 
     def _take_off(self, words: Words) -> asyncio.Future[Seen] | None:
@@ -226,9 +233,15 @@ class Saying:
             waiting = actor.requests[request_id] = asyncio.get_running_loop().create_future()
             cleaned = tuple(hygiene.clean(reason)[: hygiene.LIMIT] for reason in reasons) or ("asked to decide",)
             urgent = any("combat" in reason for reason in cleaned)
-            await asyncio.shield(
-                actor.submit(Wished(0, npc, cleaned, speech, urgent, revision, request_id), retain=False)
-            )
+            wished = Wished(0, npc, cleaned, speech, urgent, revision, request_id)
+            try:
+                await asyncio.shield(actor.submit(wished, retain=False))
+            except EarshotError as error:
+                # Never logged, so never settled: whoever asks again under this id asks anew.
+                del actor.requests[request_id]
+                waiting.set_exception(error)
+                waiting.exception()
+                raise
         try:
             async with asyncio.timeout(max(wait_s - MARGIN_S, 0)):
                 return await asyncio.shield(waiting)

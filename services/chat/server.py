@@ -47,7 +47,8 @@ async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> 
     async def locate(actor: WorldActor, player_id: str) -> None:
         await worlds.locate(actor, player_id)
 
-    tools = Tools(store, crew, bell, app.clock, app.metrics, rules.from_settings(settings), ask, locate)
+    laws = rules.from_settings(settings)
+    tools = Tools(store, crew, bell, app.clock, app.metrics, laws, ask, locate, settings.record)
     worlds = Worlds(state, tools)
     asking = Asking(sync, moderator, worlds, app.clock, settings.turn_deadline_s, settings.history_tokens)
     players = Allowance(settings.player_messages_per_10s, PERIOD_S)

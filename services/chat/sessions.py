@@ -13,7 +13,8 @@ from services.chat.features import Rhythm, knows
 
 def presence(draft: Draft) -> None:
     """Note who is within an NPC's earshot; those who are not any more are looked for later."""
-    present = {player for conversation in draft.conversations.values() for player in conversation.players()}
+    # In order, not a set: the state's bytes must not depend on the process.
+    present = dict.fromkeys(player for known in draft.conversations.values() for player in known.players())
     for player in present:
         draft.sessions[player] = Session(draft.session(player), draft.at, present=True)
         draft.disarm(f"absence:{player}")

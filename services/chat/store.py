@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from services.chat import erasing, events, inputs
+from services.chat import erasing, events, inputs, recording
 from services.chat.effects import Explain
 from services.common.ownership import Fence
 from services.common.store import MEMORY, Database
@@ -33,12 +33,15 @@ SCHEMA = (
     " PRIMARY KEY (tenant, world, key)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS erasures (tenant TEXT, id TEXT, player TEXT NOT NULL, state TEXT NOT NULL,"
     " at_ms INTEGER NOT NULL, receipts BLOB NOT NULL, PRIMARY KEY (tenant, id)) WITHOUT ROWID",
+    *recording.SCHEMA,
 )
 
 # Log numbers that a life of the store (one fencing token) may have shown without leaving a trace: no life reuses them.
 SEQ_SKIP = 65_536
 
 World = tuple[str, str]
+
+_HOLDS_PLAYERS = (("worlds", "state"), ("inputs", "body"), ("events", "body"), ("turns", "why"), ("recorded", "body"))
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -90,6 +93,11 @@ class Append:
     hole: tuple[int, int] | None = None
     # (number of the last input in it, state)
     checkpoint: tuple[int, bytes] | None = None
+    # Where recording is on: fingerprints of the inputs, the time, and the state before the first input after a load.
+    record: bool = False
+    at_ms: int = 0
+    fingerprints: list[bytes] = field(default_factory=list)
+    before: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +232,7 @@ class ChatStore:
     def mentions(self, world: World, player: str) -> bool:
         """Whether anything stored of a world holds the player's id."""
         mark = player.encode()
-        for table, column in (("worlds", "state"), ("inputs", "body"), ("events", "body"), ("turns", "why")):
+        for table, column in _HOLDS_PLAYERS:
             sql = f"SELECT 1 FROM {table} WHERE tenant=? AND world=? AND instr({column}, ?) LIMIT 1"
             if self._database.read(sql, (*world, mark)):
                 return True
@@ -290,6 +298,7 @@ def _append(db: sqlite3.Connection, world: World, append: Append, life: int) -> 
         "INSERT INTO inputs VALUES (?,?,?,?)",
         [(*world, append.first_input + i, inputs.encode(item)) for i, item in enumerate(append.inputs)],
     )
+    _record(db, world, append)
     db.executemany(
         "INSERT INTO events VALUES (?,?,?,?,?,?)",
         [(*world, event.seq, event.conversation_id, event.at_ms, events.encode(event)) for event in append.events],
@@ -312,7 +321,22 @@ def _append(db: sqlite3.Connection, world: World, append: Append, life: int) -> 
         db.execute("DELETE FROM inputs WHERE tenant=? AND world=? AND n<=?", (*world, append.checkpoint[0]))
 
 
+def _record(db: sqlite3.Connection, world: World, append: Append) -> None:
+    erased = any(isinstance(item, inputs.PlayerErased) for item in append.inputs)
+    if erased:
+        recording.forget(db, world)
+    if not append.record:
+        return
+    if append.before:
+        recording.put_state(db, world, append.first_input - 1, append.at_ms, append.before)
+    if not erased:
+        recording.put_inputs(db, world, append.first_input, append.inputs, append.fingerprints)
+    if append.checkpoint is not None:
+        recording.put_state(db, world, append.checkpoint[0], append.at_ms, append.checkpoint[1])
+
+
 def _trim(db: sqlite3.Connection, world: World, before_ms: int, keep: int) -> int:
+    recording.trim(db, world, before_ms)
     (end,) = db.execute("SELECT max(seq) FROM events WHERE tenant=? AND world=?", world).fetchone()
     if end is None:
         return 0
@@ -332,7 +356,7 @@ def _trim(db: sqlite3.Connection, world: World, before_ms: int, keep: int) -> in
 
 
 def _drop(db: sqlite3.Connection, world: World) -> None:
-    for table in ("inputs", "events", "worlds", "holes", "turns", "seen"):
+    for table in ("inputs", "events", "worlds", "holes", "turns", "seen", "recorded"):
         db.execute(f"DELETE FROM {table} WHERE tenant=? AND world=?", world)
 
 

@@ -159,6 +159,9 @@ class Settings(BaseSettings):
     player_messages_per_10s: int = Field(10, description="Per player; more is refused RATE_LIMITED (D5).")
     retention_h: float = Field(24.0, description="Events are kept this long (D7).")
     events_per_world: int = Field(5000, description="And at most this many per world.")
+    record: bool = Field(
+        False, description="Record conversations for `earshot replay`; only with the consent of those recorded."
+    )
     session_absence_s: float = Field(300.0, description="A player's session ends after this absence.")
     utterance_ttl_s: float = Field(30.0, description="An NPC's sentence is not shown after this.")
 

@@ -38,6 +38,7 @@ async def main(data: str, chat: str, state_port: str, sync_port: str) -> None:
         state_addr=f"127.0.0.1:{state_port}",
         sync_addr=f"127.0.0.1:{sync_port}",
         greetings=False,
+        record=True,
         player_messages_per_10s=1000,
     )
     app = App(settings, ("chat",), network=True)

@@ -1,0 +1,84 @@
+"""Callers that leave, stores that refuse and defects of ours: nobody else pays, and the floor is free again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from earshot.chat.v1 import chat_pb2
+
+from services.chat import asking
+from services.chat.actor import IDLE_CLOSED_S
+from services.chat.store import ChatStore
+from services.common.errors import Unavailable
+from tests.unit.chat.neighbours import Line, ref, tavern
+
+
+async def test_who_repeats_a_message_is_not_cancelled_with_the_first_caller() -> None:
+    async with tavern() as room:
+        room.state.move({"L1": ["mara", "p1"]})
+        # The first waits for a revision that is not there yet, and leaves.
+        first = asyncio.create_task(room.say("p1", "Mara, hello.", message_id="m", min_revision=9))
+        await asyncio.sleep(0.2)
+        again = asyncio.create_task(room.say("p1", "Mara, hello.", message_id="m"))
+        third = asyncio.create_task(room.say("p1", "Mara, hello.", message_id="m"))
+        await asyncio.sleep(0.2)
+        first.cancel()
+        answers = await asyncio.gather(again, third)
+        assert {answer.utterance_id for answer in answers} == {answers[0].utterance_id}
+        assert [answer.outcome for answer in answers].count(chat_pb2.SAY_OUTCOME_REPLIED) >= 1
+        assert [text for speaker, text in await room.lines() if speaker == "p1"] == ["Mara, hello."]
+
+
+async def test_a_defect_while_an_npc_is_asked_fails_the_turn_and_frees_the_floor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with tavern(lambda _: Line(("Well met.",))) as room:
+        room.state.move({"L1": ["mara", "p1"]})
+        real = asking.history.witnessed
+
+        def broken(*_: Any) -> None:
+            raise LookupError("a defect")
+
+        monkeypatch.setattr(asking.history, "witnessed", broken)
+        answer = await room.say("p1", "Mara, hello.")
+        assert (answer.outcome, answer.reason) == (chat_pb2.SAY_OUTCOME_FAILED, "INTERNAL")
+        monkeypatch.setattr(asking.history, "witnessed", real)
+        answer = await room.say("p1", "Mara, are you there?")
+        assert answer.replies[0].text == "Well met."
+
+
+async def test_a_decision_that_could_not_be_logged_can_be_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with tavern(lambda _: Line(outcome="ACTED", actions=("wave",))) as room:
+        room.state.move({"L1": ["mara", "p1"]})
+        await room.say("p1", "So quiet here.", wait=0)
+        await asyncio.sleep(30)
+        request = chat_pb2.DecideRequest(world=ref(), npc_id="mara", reasons=["bored"], request_id="r", wait_ms=5000)
+        real = ChatStore.append
+
+        async def broken(*_: Any) -> None:
+            raise Unavailable("disk full", reason="STORE_UNAVAILABLE")
+
+        monkeypatch.setattr(ChatStore, "append", broken)
+        with pytest.raises(Exception, match="disk full"):
+            await room.chat.Decide(request, timeout=10)
+        monkeypatch.setattr(ChatStore, "append", real)
+        assert (await room.chat.Decide(request, timeout=10)).outcome == "decided"
+
+
+async def test_a_closed_world_is_put_away_soon() -> None:
+    async with tavern() as room:
+        room.state.move({"L1": ["mara", "p1"]})
+        await room.say("p1", "Mara, hello.")
+        await asyncio.sleep(60)
+        assert _loaded() == 1, "a world that is only quiet stays"
+        room.state.place().closed = True
+        room.state.move({})
+        await asyncio.sleep(2 * IDLE_CLOSED_S)
+        assert _loaded() == 0
+        assert await room.events(), "its log is read all the same"
+
+
+def _loaded() -> int:
+    return sum(task.get_name() == "chat.world" for task in asyncio.all_tasks())
