@@ -108,6 +108,12 @@ class Metrics:
         )
         self.loop_lag = Gauge("earshot_loop_lag_seconds", "How late the edge's loop last woke", registry=registry)
         self.polls_held = Gauge("earshot_polls_held", "Long polls held now", registry=registry)
+        self.sdk_events = Counter(
+            "earshot_sdk_events_total", "What game servers counted of themselves", ["kind"], registry=registry
+        )
+        self.sdk_round_trip_seconds = Histogram(
+            "earshot_sdk_round_trip_seconds", "A sync as game servers see it", buckets=SLOW, registry=registry
+        )
         self.store_seconds = Histogram(
             "earshot_store_commit_seconds",
             "Submit to commit",

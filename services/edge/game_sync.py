@@ -14,11 +14,21 @@ from earshot.type.v1 import type_pb2
 
 from services.common.errors import BadInput, Conflict, EarshotError, Forbidden, Overloaded, TooLarge
 from services.common.settings import Settings
-from services.edge import bounds
+from services.common.telemetry import Metrics
+from services.edge import bounds, game_metrics
 from services.edge.answer import Answer, fault, json_answer
 from services.edge.columns import FLOAT_MAX, Refusals, listed, refuse
 from services.edge.contract.message import Message
-from services.edge.contract.session import ActionResult, ActionUpdates, KnownSync, Said, Sync, SyncAnswer, SyncUtterance
+from services.edge.contract.session import (
+    ActionResult,
+    ActionUpdates,
+    KnownSync,
+    Said,
+    Sync,
+    SyncAnswer,
+    SyncMetrics,
+    SyncUtterance,
+)
 from services.edge.contract.shared import Refusal
 from services.edge.event import page
 from services.edge.events import Events
@@ -40,10 +50,13 @@ _OWN = (BadInput, Conflict, Forbidden, Overloaded, TooLarge)
 class GameSync:
     """The endpoint."""
 
-    def __init__(self, rooms: Rooms, snapshots: Snapshots, events: Events, settings: Settings) -> None:
+    def __init__(
+        self, rooms: Rooms, snapshots: Snapshots, events: Events, settings: Settings, metrics: Metrics
+    ) -> None:
         self._rooms = rooms
         self._snapshots = snapshots
         self._events = events
+        self._metrics = metrics
         self._reader = Snapshots.reader(settings, KnownSync, Sync)
 
     def routes(self) -> list[Route]:
@@ -72,6 +85,8 @@ class GameSync:
             answer.refused += [_own_path(one, list(observations)) for one in refusals(reported.refused)]
         if utterances:
             answer.utterances = await self._utter(utterances, reading.item, world, answer.revision)
+        if isinstance(asked.metrics, SyncMetrics) and not _repeated(answer):
+            answer.refused += game_metrics.count(asked.metrics, self._metrics)
         if cursor is not None:
             await self._ready(answer, world, cursor)
         return json_answer(answer)
@@ -123,6 +138,11 @@ class GameSync:
         events, answer.cursor = page(response.events, response.next_cursor)
         answer.events = events  # type: ignore[assignment] # encoded already
         answer.resync = response.resync
+
+
+def _repeated(answer: SyncAnswer) -> bool:
+    """Whether a room recognised a part of the sync: its answer was lost, and it came again."""
+    return answer.outcome == "duplicate" or any(one.outcome == "duplicate" for one in answer.utterances or ())
 
 
 def action_results(results: Sequence[ActionResult], refused: Refusals) -> dict[int, state_pb2.Observation]:

@@ -92,7 +92,7 @@ def build(app: App) -> Edge:
         *RosterPages(rooms).routes(),
         *worlds.routes(),
         *Sessions(rooms, tokens, settings, clock).routes(),
-        *GameSync(rooms, snapshots, events, settings).routes(),
+        *GameSync(rooms, snapshots, events, settings, metrics).routes(),
         *NpcCalls(rooms, worlds, admission, settings).routes(),
         *Erasures(rooms).routes(),
         *Probes(app.check_ready, metrics.registry, admission).routes(),

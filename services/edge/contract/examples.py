@@ -81,6 +81,7 @@ EXAMPLES: dict[str, Example] = {
             "entities": [_MARA, _ADA],
             "utterances": [{"player_id": "962483389", "player_name": "Ada", "text": "Mara, is there soup?"}],
             "action_results": [{"action_id": "a1", "npc_id": "mara", "success": True}],
+            "metrics": {"requests": 14, "failures": 0, "round_trip_ms": 48.5},
             "cursor": 6,
         },
         {

@@ -79,11 +79,24 @@ class ActionResult(msgspec.Struct):
     updates: ActionUpdates | EmptyList | None = None
 
 
+class SyncMetrics(msgspec.Struct):
+    """What the game server measured since the last sync. Summed over all servers; of no effect on the sync."""
+
+    requests: Annotated[Number, Meta(description="Requests made to Earshot.")] | None = None
+    failures: (
+        Annotated[Number, Meta(description="Of these: without an answer, or with one of 500 and above.")] | None
+    ) = None
+    throttled: Annotated[Number, Meta(description="Requests put off for the platform's budget.")] | None = None
+    expired: Annotated[Number, Meta(description="Events dropped because they came too late.")] | None = None
+    round_trip_ms: Annotated[float, Meta(description="Of the last sync.")] | None = None
+
+
 class SyncHead(SnapshotHead):
     """What both forms of a sync share."""
 
     utterances: list[SyncUtterance] | Nothing | None = None
     action_results: list[ActionResult] | Nothing | None = None
+    metrics: SyncMetrics | EmptyList | None = None
     cursor: Annotated[Number, Meta(description="Events up to this are shown; later ones come back.")] | None = None
 
 

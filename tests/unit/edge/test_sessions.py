@@ -316,3 +316,54 @@ async def test_polls_of_one_token_are_rivals_without_saying_so() -> None:
         assert (await older).json()["error"]["reason"] == "SUPERSEDED"
         edge.chat.utter("local", JOB, "x")
         assert len((await newer).json()["events"]) == 1
+
+
+def told(edge: World, kind: str) -> float:
+    return edge.app.metrics.registry.get_sample_value("earshot_sdk_events_total", {"kind": kind}) or 0.0
+
+
+async def test_what_a_game_server_measured_is_counted_once() -> None:
+    async with world() as edge:
+        token = (await opened(edge))["token"]
+        measured = {"requests": 12, "failures": 2.0, "throttled": 1, "expired": 0, "round_trip_ms": 80}
+        for _ in range(2):
+            answer = await synced(edge, token, 1, entities=[], metrics=measured)
+            assert answer["refused"] == []
+        assert answer["outcome"] == "duplicate"
+        assert [told(edge, kind) for kind in ("requests", "failures", "throttled", "expired")] == [12, 2, 1, 0]
+        registry = edge.app.metrics.registry
+        assert registry.get_sample_value("earshot_sdk_round_trip_seconds_count") == 1
+        assert registry.get_sample_value("earshot_sdk_round_trip_seconds_bucket", {"le": "0.1"}) == 1
+
+
+@pytest.mark.parametrize("nothing", [[], {}, None])
+async def test_a_game_server_may_measure_nothing(nothing: Any) -> None:
+    async with world() as edge:
+        token = (await opened(edge))["token"]
+        assert (await synced(edge, token, 1, metrics=nothing))["refused"] == []
+        assert told(edge, "requests") == 0
+
+
+@pytest.mark.parametrize("value", ["-1", "0.5", "10001", "1e300", "NaN", "Infinity", "-Infinity"])
+async def test_measurements_that_cannot_be_are_reported_and_stop_nothing(value: str) -> None:
+    """Also those that are no JSON: Luau writes them."""
+    async with world() as edge:
+        token = (await opened(edge))["token"]
+        measured = f'"requests":{value},"failures":3,"round_trip_ms":-1,"own":5'
+        body = '{"seq":1,"entities":[],"metrics":{' + measured + "}}"
+        headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        answer = await edge.client.post("/v1/sync", content=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["outcome"] == "applied"
+        assert "metrics.round_trip_ms" in [one["path"] for one in answer.json()["refused"]]
+        assert told(edge, "requests") == 0
+        assert told(edge, "failures") == 3
+        assert 'kind="own"' not in (await edge.client.get("/metrics")).text
+
+
+async def test_measurements_of_the_wrong_type_are_a_clear_400() -> None:
+    async with world() as edge:
+        token = (await opened(edge))["token"]
+        answer = await call(edge, "POST", "/v1/sync", token, {"seq": 1, "metrics": {"requests": "many"}})
+        assert (answer.status_code, answer.json()["error"]["reason"]) == (400, "INVALID_FIELD")
+        assert (await synced(edge, token, 1))["outcome"] == "none"
