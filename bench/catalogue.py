@@ -18,6 +18,7 @@ BENCHES: Mapping[str, str] = {
     "ingest": "bench.ingest",
     "cluster": "bench.cluster",
     "turns": "bench.next_speaker",
+    "sync": "bench.sync",
 }
 
 

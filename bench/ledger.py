@@ -77,6 +77,8 @@ class LedgerRuntime:
         # Blocks by agent; agent by tag.
         self.blocks: dict[str, dict[str, str]] = {}
         self.agents: dict[str, str] = {}
+        # What each agent was made with.
+        self.first: dict[str, dict[str, str]] = {}
         # The blocks that each turn's model saw, by turn id.
         self.seen: dict[str, dict[str, str]] = {}
         self.inlined: int = 0
@@ -84,6 +86,7 @@ class LedgerRuntime:
     async def create_agent(self, spec: AgentSpec, timeout: float) -> str:
         agent_id = f"agent-{len(self.blocks) + 1}"
         self.blocks[agent_id] = {block.label: block.text for block in spec.blocks}
+        self.first[agent_id] = dict(self.blocks[agent_id])
         self.agents[spec.tag] = agent_id
         return agent_id
 

@@ -37,7 +37,7 @@ from services.sync.situation import NO_BANDS
 from services.sync.store import SCHEMA, SyncStore
 
 TENANT = "bench"
-STATE_SERVICE_S = 5.0
+READ_S = 5.0
 TURN_S = 20.0
 
 
@@ -102,7 +102,7 @@ class Rehearsal:
             state: Any = state_pb2_grpc.StateServiceStub(app.channels.to("state"))
             self._sync = sync_pb2_grpc.SyncServiceStub(app.channels.to("sync"))
             self._reader = StateReader(app.channels.to("state"), clock)
-            await state.ImportRoster(roster_request(self.troupe), timeout=STATE_SERVICE_S)
+            await state.ImportRoster(roster_request(self.troupe), timeout=READ_S)
             await self._steps(state, seconds)
         self._sum(seconds)
         return self.outcome
@@ -174,11 +174,12 @@ class Rehearsal:
         outcome.on_demand += written
         outcome.waited += written > 0
         self._turn_writes.update(
-            index for index in range(before, len(self.runtime.writes)) if self.runtime.writes[index].agent_id == agent_id
+            index
+            for index in range(before, len(self.runtime.writes))
+            if self.runtime.writes[index].agent_id == agent_id
         )
-        last = self._last.get(agent_id)
-        if last is not None:
-            outcome.clairvoyant += sum(last.get(label) != text for label, text in seen.items())
+        last = self._last.get(agent_id) or self.runtime.first[agent_id]
+        outcome.clairvoyant += sum(last.get(label) != text for label, text in seen.items())
         self._last[agent_id] = seen
         behind = max(revision - started.revision, 0)
         outcome.behind_max = max(outcome.behind_max, behind)
@@ -187,7 +188,7 @@ class Rehearsal:
 
     async def _fresh(self, key: Key, revision: int, seen: dict[str, str]) -> bool:
         """Whether the model saw what state says now, but for distances, whose words depend on what was said before."""
-        now = self._rendered(await self._reader.context(key, revision, TURN_S))
+        now = self._rendered(await self._reader.context(key, revision, READ_S))
         return all(_unbanded(seen[label]) == _unbanded(text) for label, text in now.items())
 
     # -- texts ---------------------------------------------------------------------------------------------------------
@@ -200,7 +201,7 @@ class Rehearsal:
 
     async def _render(self, npcs: Sequence[str], revision: int) -> None:
         keys = [Key(TENANT, self._world, npc) for npc in npcs]
-        for key, context in zip(keys, await self._reader.contexts(keys, revision, TURN_S), strict=True):
+        for key, context in zip(keys, await self._reader.contexts(keys, revision, READ_S), strict=True):
             if not isinstance(context, Context):
                 raise Disturbed("an NPC has no context")
             texts = tuple(digest("\n".join(_unbanded(text))) for text in self._rendered(context).values())
