@@ -260,12 +260,16 @@ def _memory_points(folder: Path, name: str, rooms: str) -> list[tuple[float, flo
         one.start(folder)
         sent = 0
         for worlds in MEMORY_WORLDS:
-            progress(f"ingest: memory of {name} at {worlds} worlds")
             for number in range(sent, worlds):
                 _put(one, crowd.retold(body, number))
             sent = worlds
             one.settle(SETTLE_FIRST_S)  # what is on its way to the disk and to other rooms
             points.append((worlds, one.resident_bytes()))
+            progress(f"ingest: memory of {name} at {worlds} worlds: {points[-1][1] / 2**20:.0f} MiB")
+    except TargetFailed as error:
+        if len(points) < 2:
+            raise
+        progress(f"ingest: memory of {name} was not measured beyond {points[-1][0]:.0f} worlds: {error}")
     finally:
         one.stop()
     return points

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
         if value is not None and not 0 < value <= 3600:
             print("earshot: --seconds and --rounds must be above 0 and at most 3600", file=sys.stderr)
             return 2
+    # A bench that is ended ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = catalogue.Options(arguments.seconds, arguments.rounds, arguments.profile, arguments.corpus)
     machine = catalogue.machine()
     records = catalogue.run(arguments.name, options)
