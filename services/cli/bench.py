@@ -40,11 +40,14 @@ def run(arguments: argparse.Namespace) -> int:
         if value is not None and not 0 < value <= 3600:
             print("earshot: --seconds and --rounds must be above 0 and at most 3600", file=sys.stderr)
             return 2
-    # A bench that is ended ends what it started.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     options = catalogue.Options(arguments.seconds, arguments.rounds, arguments.profile, arguments.corpus)
     machine = catalogue.machine()
-    records = catalogue.run(arguments.name, options)
+    # A bench that is ended ends what it started.
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        records = catalogue.run(arguments.name, options)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     result = importlib.import_module("bench.result")
     if arguments.json:
         print(json.dumps(result.report(arguments.name, machine, records)))
