@@ -48,7 +48,7 @@ class Settings(BaseSettings):
     )
     connections_max: int = Field(25_000, ge=1, description="Connections at once; one more is refused 429.")
     in_flight_max: int = Field(512, ge=1, description="Requests worked on at once, held polls apart; 429 above.")
-    held_max: int = Field(20_000, ge=1, description="Polls and turns waited for at once; 503 above.")
+    held_max: int = Field(20_000, ge=1, description="Polls, turns and sockets waited for at once; 503 above.")
     lag_max_s: float = Field(0.05, gt=0, description="Five looks in a row that find the loop later than this: 429.")
     session_requests_per_minute: float = Field(500.0, gt=0, description="Of one session; the platform allows 500.")
     session_burst: float = Field(60.0, ge=1, description="Requests that a session may make at once.")
@@ -157,6 +157,9 @@ class Settings(BaseSettings):
     npc_to_npc: bool = Field(False, description="NPCs may talk with no player present.")
     gather_ms: int = Field(100, description="Existing game: its calls for one sentence are gathered this long.")
     player_messages_per_10s: int = Field(10, description="Per player; more is refused RATE_LIMITED (D5).")
+    player_turns_per_day: int = Field(
+        0, ge=0, description="NPC turns that one player may cause in a world per UTC day (D5); 0 = no cap."
+    )
     retention_h: float = Field(24.0, description="Events are kept this long (D7).")
     events_per_world: int = Field(5000, description="And at most this many per world.")
     record: bool = Field(

@@ -101,7 +101,7 @@ def build(app: App) -> Edge:
     contract = Contract(routes)
     entry = Entry(Tenants(KeyFile(settings), tokens, clock), admission, networks(settings.trusted_proxies))
     limits = Limits(settings.body_limit, settings.body_limit_compressed, settings.body_timeout_s)
-    sockets = WebSockets(rooms, entry, events, doorbell, limits, clock)
+    sockets = WebSockets(rooms, entry, admission, events, doorbell, limits, clock)
     table = Routes([*routes, *contract.routes()])
     gateway = Gateway(table, entry, admission, limits, metrics, sockets.serve)
     return Edge(gateway, ingest, doorbell, events, admission, contract)

@@ -7,6 +7,7 @@ reads; a client that reads slowly holds up only itself, because nothing is buffe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from services.common.clock import Clock
 from services.common.errors import BadInput, EarshotError, Internal, NotFound, Overloaded
 from services.common.logs import get_logger
 from services.edge import bounds
-from services.edge.admission import Bucket
+from services.edge.admission import Admission, Bucket
 from services.edge.answer import error_answer, fault
 from services.edge.body import Body, Limits
 from services.edge.contract.frame import (
@@ -37,7 +38,7 @@ from services.edge.events import Events
 from services.edge.messages import message_answer, said
 from services.edge.request import Request, ask
 from services.edge.rooms import WRITE_S, Rooms
-from services.edge.routes import Target
+from services.edge.routes import Route, Target
 
 FRAME_BYTES = 64 * 1024
 # Frames of one connection (operations.md, Security); who goes on after so many refusals is closed.
@@ -52,6 +53,8 @@ Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 _FRAME = Document(ClientFrame)
+# For admission: a handshake is a request like any other.
+_ROUTE = Route("GET", "/v1/stream", None)
 _log = get_logger("edge")
 
 
@@ -59,10 +62,18 @@ class WebSockets:
     """Takes connections for the gateway."""
 
     def __init__(
-        self, rooms: Rooms, entry: Entry, events: Events, doorbell: Doorbell, limits: Limits, clock: Clock
+        self,
+        rooms: Rooms,
+        entry: Entry,
+        admission: Admission,
+        events: Events,
+        doorbell: Doorbell,
+        limits: Limits,
+        clock: Clock,
     ) -> None:
         self._rooms = rooms
         self._entry = entry
+        self._admission = admission
         self._events = events
         self._doorbell = doorbell
         self._limits = limits
@@ -71,15 +82,23 @@ class WebSockets:
     async def serve(self, scope: Scope, receive: Receive, send: Send, target: Target) -> None:
         """One connection, from its handshake to its end."""
         await receive()  # websocket.connect
-        try:
-            request, world, cursor = await self._opened(scope, receive, target)
-        except EarshotError as error:
-            await _deny(scope, send, error)
-            return
-        offered = scope.get("subprotocols") or []
-        protocol = next((one for one in offered if one in (JSON, MSGPACK)), None)
-        await send({"type": "websocket.accept", "subprotocol": protocol})
-        connection = _Connection(send, packed=protocol == MSGPACK)
+        with contextlib.ExitStack() as gates:
+            try:
+                gates.enter_context(self._admission.admitted(_ROUTE))
+                request, world, cursor = await self._opened(scope, receive, target)
+                # From here on it waits, as a held poll does.
+                gates.enter_context(self._admission.hold())
+            except EarshotError as error:
+                await _deny(scope, send, error)
+                return
+            offered = scope.get("subprotocols") or []
+            protocol = next((one for one in offered if one in (JSON, MSGPACK)), None)
+            await send({"type": "websocket.accept", "subprotocol": protocol})
+            await self._talk(_Connection(send, packed=protocol == MSGPACK), request, world, cursor, receive)
+
+    async def _talk(
+        self, connection: _Connection, request: Request, world: type_pb2.WorldRef, cursor: int, receive: Receive
+    ) -> None:
         writer = asyncio.create_task(self._push(connection, world, cursor), name="edge.socket")
         reader = asyncio.create_task(self._listen(connection, request, world, receive), name="edge.socket.read")
         try:

@@ -280,3 +280,20 @@ async def test_handshakes_count_against_the_tenant(tmp_path: Path) -> None:
             assert (await socket.next())["type"] == "websocket.accept"
         async with connected(edge, path=f"/k/{key}/v1/stream") as socket:
             assert (await socket.next())["status"] == 429
+
+
+async def test_handshakes_pass_the_gates_of_every_request() -> None:
+    async with world(held_max=1) as edge:
+        async with connected(edge) as first:
+            await first.next()
+            async with connected(edge) as second:
+                assert (await second.next())["status"] == 503
+            first.say({"type": "ping"})
+            assert (await first.next())["type"] == "pong"
+        edge.edge.admission.enter(edge.app.settings.in_flight_max)
+        async with connected(edge) as busy:
+            assert (await busy.next())["status"] == 429
+        edge.edge.admission.enter(-edge.app.settings.in_flight_max)
+        async with connected(edge) as again:
+            assert (await again.next())["type"] == "websocket.accept"
+        assert edge.edge.admission.in_flight == 0
