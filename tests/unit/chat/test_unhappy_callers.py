@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from earshot.chat.v1 import chat_pb2
 
-from services.chat import asking
+from services.chat import history
 from services.chat.actor import IDLE_CLOSED_S
 from services.chat.store import ChatStore
 from services.common.errors import Unavailable
@@ -36,15 +36,15 @@ async def test_a_defect_while_an_npc_is_asked_fails_the_turn_and_frees_the_floor
 ) -> None:
     async with tavern(lambda _: Line(("Well met.",))) as room:
         room.state.move({"L1": ["mara", "p1"]})
-        real = asking.history.witnessed
+        real = history.witnessed
 
         def broken(*_: Any) -> None:
             raise LookupError("a defect")
 
-        monkeypatch.setattr(asking.history, "witnessed", broken)
+        monkeypatch.setattr(history, "witnessed", broken)
         answer = await room.say("p1", "Mara, hello.")
         assert (answer.outcome, answer.reason) == (chat_pb2.SAY_OUTCOME_FAILED, "INTERNAL")
-        monkeypatch.setattr(asking.history, "witnessed", real)
+        monkeypatch.setattr(history, "witnessed", real)
         answer = await room.say("p1", "Mara, are you there?")
         assert answer.replies[0].text == "Well met."
 
