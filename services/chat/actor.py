@@ -17,7 +17,7 @@ from typing import Any
 
 import msgspec
 
-from services.chat import effects, erasing, inputs, measures, recording, reducer
+from services.chat import effects, erasing, inputs, measures, recording_store, reducer
 from services.chat.bell import Bell
 from services.chat.conversation import World
 from services.chat.crew import Crew
@@ -229,7 +229,7 @@ class WorldActor:
             world = step.world
             append.inputs.append(item)
             if append.record:
-                append.fingerprints.append(recording.fingerprint(step))
+                append.fingerprints.append(recording_store.fingerprint(step))
                 if isinstance(item, Loaded):
                     append.before = reducer.encode(self.world)
             append.events.extend(step.events)

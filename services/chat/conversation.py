@@ -194,6 +194,8 @@ class World:
     # Per NPC: which players it has heard, and how often something it heard had to be forgotten.
     heard: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     generations: Mapping[str, int] = field(default_factory=dict)
+    # Per player: the UTC day (since 1970) of the last NPC turn it caused, and how many it caused that day.
+    spent: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     def where(self, entity_id: str) -> Conversation | None:
         """The conversation in which someone is."""

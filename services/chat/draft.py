@@ -32,6 +32,7 @@ class Draft:
         self.sessions = dict(world.sessions)
         self.heard = dict(world.heard)
         self.generations = dict(world.generations)
+        self.spent = dict(world.spent)
         self.events: list[events.Event] = []
         self.effects: list[effects.Effect] = []
 
@@ -55,6 +56,7 @@ class Draft:
             sessions=self.sessions,
             heard=self.heard,
             generations=self.generations,
+            spent=self.spent,
         )
 
     def emit(self, conversation_id: str, body: events.Body, revision: int = 0) -> events.Event:

@@ -19,6 +19,7 @@ from services.chat.policy import NPC, Decision
 ASKED = "asked"
 QUEUED = "queued"
 SPEAKING = "speaking"
+DAY_MS = 86_400_000
 
 
 def causes_of(draft: Draft, conversation_id: str) -> tuple[str, ...]:
@@ -30,6 +31,18 @@ def calls_left(draft: Draft, causes: tuple[str, ...]) -> bool:
     """Whether the newest of these utterances may cause one more runtime call."""
     newest = draft.open.get(causes[-1]) if causes else None
     return newest is None or newest.calls < draft.rules.calls_per_message
+
+
+def capped(draft: Draft, player_id: str) -> bool:
+    """Whether the player has caused as many NPC turns today as it may (D5)."""
+    day, turns = draft.spent.get(player_id, (0, 0))
+    return 0 < draft.rules.player_turns_day <= turns and day == draft.at // DAY_MS
+
+
+def _spend(draft: Draft, player_id: str) -> None:
+    today = draft.at // DAY_MS
+    day, turns = draft.spent.get(player_id, (today, 0))
+    draft.spent[player_id] = (today, turns + 1 if day == today else 1)
 
 
 def grant(draft: Draft, conversation_id: str, turn: Turn) -> Turn:
@@ -44,6 +57,8 @@ def grant(draft: Draft, conversation_id: str, turn: Turn) -> Turn:
         min_revision=max([draft.revision, *(utterance.revision for utterance in utterances)]),
     )
     draft.change(conversation_id, floor=turn)
+    if turn.cause_player and draft.rules.player_turns_day:
+        _spend(draft, turn.cause_player)
     for cause in turn.causes:
         draft.change_utterance(cause, turn_id=turn.id)
     if turn.causes and turn.causes[-1] in draft.open:

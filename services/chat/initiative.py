@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.chat import award, model, policy, scene
+from services.chat import award, floor, model, policy, scene
 from services.chat.conversation import SOLO, Conversation, Utterance, Wish
 from services.chat.draft import Draft
 from services.chat.effects import WishSettled
@@ -15,6 +15,8 @@ def break_silence(draft: Draft, conversation_id: str) -> None:
     """Nobody answered for an awkward while: score once more with a lower threshold."""
     conversation = draft.conversations.get(conversation_id)
     if conversation is None or conversation.floor is not None or not conversation.players():
+        return
+    if floor.capped(draft, conversation.rhythm.speaker):
         return
     view = replace(scene.scene_of(draft, conversation, conversation.rhythm.speaker), silence=True)
     decision = policy.decide(draft.rules, view, model.default())
@@ -28,7 +30,7 @@ def greet(draft: Draft, conversation_id: str, player_id: str, utterance: Utteran
     conversation = draft.conversations.get(conversation_id)
     if conversation is None or player_id not in conversation.members or conversation.floor is not None:
         return False
-    if not draft.rules.greetings or greeted_lately(draft, conversation, player_id):
+    if not draft.rules.greetings or floor.capped(draft, player_id) or greeted_lately(draft, conversation, player_id):
         return False
     if conversation.npc_turns >= draft.rules.turns_hard:
         return False

@@ -16,6 +16,9 @@ def judge(draft: Draft, utterance_id: str) -> None:
     conversation = draft.conversations.get(utterance.conversation_id) if utterance else None
     if utterance is None or conversation is None:
         return
+    if floor.capped(draft, utterance.speaker_id):
+        award.keep_silent(draft, utterance, "PLAYER_CAP")
+        return
     lane = URGENT if _interrupt(draft, conversation, utterance) else CONVERSATION
     conversation = draft.conversations[conversation.id]
     view = scene.scene_of(draft, conversation, utterance.speaker_id, utterance=utterance)

@@ -28,6 +28,9 @@ from services.chat.draft import Draft
 
 # Log numbers skip this far when a new owner loads a world: no number is ever used for two entries.
 
+# Players whose turns are counted; beyond it those of other days are forgotten.
+SPENT_MAX = 256
+
 _state = msgspec.msgpack.Encoder()
 _stored: msgspec.msgpack.Decoder[World] = msgspec.msgpack.Decoder(World)
 
@@ -224,6 +227,9 @@ def _tidy(draft: Draft) -> None:
             npc = conversation.id.removeprefix(SOLO)
             if npc not in draft.wishes:
                 del draft.conversations[conversation.id]
+    if len(draft.spent) > SPENT_MAX:
+        today = draft.at // floor.DAY_MS
+        draft.spent = {who: seen for who, seen in draft.spent.items() if seen[0] == today}
     if len(draft.recent) > 64:
         fresh = draft.at - draft.rules.same_text_ms
         draft.recent = {who: seen for who, seen in draft.recent.items() if seen[2] > fresh}

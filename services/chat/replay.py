@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from services.chat import effects, inputs, recording, reducer
+from services.chat import effects, inputs, recording_store, reducer
 from services.chat.conversation import World
 from services.common.errors import BadInput
 
@@ -27,7 +27,7 @@ class Replayed:
     decisions: tuple[effects.Explain, ...]
 
 
-def replay(rows: Iterable[recording.Row]) -> Replayed:
+def replay(rows: Iterable[recording_store.Row]) -> Replayed:
     """Replay one world. Raises BadInput RECORDING_UNREADABLE for rows of a version that cannot be read."""
     world: World | None = None
     at, items, log, states, gaps = -1, 0, 0, 0, 0
@@ -60,6 +60,6 @@ def replay(rows: Iterable[recording.Row]) -> Replayed:
         items += 1
         log += len(step.events)
         decisions.extend(effect for effect in step.effects if isinstance(effect, effects.Explain))
-        if recording.fingerprint(step) != row.fingerprint:
+        if recording_store.fingerprint(step) != row.fingerprint:
             differs.append(row.n)
     return Replayed(items, log, states, gaps, tuple(differs), tuple(decisions))

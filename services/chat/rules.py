@@ -22,6 +22,8 @@ class Rules:
     turns_hard: int = 3
     calls_per_message: int = 2
     addressed_max: int = 2
+    # NPC turns that one player may cause in a UTC day; 0 = no cap.
+    player_turns_day: int = 0
     # A pair that alternated this often hears the others first: their score falls by the penalty.
     dyad_alternations: int = 5
     dyad_penalty: float = 1.5
@@ -61,6 +63,7 @@ def from_settings(settings: Settings) -> Rules:
         silence_ms=round(settings.awkward_silence_s * 1000),
         turns_soft=settings.npc_turns_soft,
         turns_hard=settings.npc_turns_hard,
+        player_turns_day=settings.player_turns_per_day,
         cooldown_npc_ms=round(settings.cooldown_npc_s * 1000),
         cooldown_greeting_ms=round(settings.cooldown_greeting_s * 1000),
         greetings=settings.greetings,

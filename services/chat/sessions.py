@@ -73,6 +73,7 @@ def erase(draft: Draft, player: str) -> None:
             others = tuple(name for name in utterance.addressed if name != player)
             draft.change_utterance(utterance.id, addressed=others)
     end(draft, player)
+    draft.spent.pop(player, None)
     draft.wishes = {npc: wish for npc, wish in draft.wishes.items() if player not in "\n".join(wish.reasons)}
     for conversation in list(draft.conversations.values()):
         members = {name: person for name, person in conversation.members.items() if name != player}

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from services.chat import erasing, events, inputs, recording
+from services.chat import erasing, events, inputs, recording_store
 from services.chat.effects import Explain
 from services.common.ownership import Fence
 from services.common.store import MEMORY, Database
@@ -33,7 +33,7 @@ SCHEMA = (
     " PRIMARY KEY (tenant, world, key)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS erasures (tenant TEXT, id TEXT, player TEXT NOT NULL, state TEXT NOT NULL,"
     " at_ms INTEGER NOT NULL, receipts BLOB NOT NULL, PRIMARY KEY (tenant, id)) WITHOUT ROWID",
-    *recording.SCHEMA,
+    *recording_store.SCHEMA,
 )
 
 # Log numbers that a life of the store (one fencing token) may have shown without leaving a trace: no life reuses them.
@@ -324,19 +324,19 @@ def _append(db: sqlite3.Connection, world: World, append: Append, life: int) -> 
 def _record(db: sqlite3.Connection, world: World, append: Append) -> None:
     erased = any(isinstance(item, inputs.PlayerErased) for item in append.inputs)
     if erased:
-        recording.forget(db, world)
+        recording_store.forget(db, world)
     if not append.record:
         return
     if append.before:
-        recording.put_state(db, world, append.first_input - 1, append.at_ms, append.before)
+        recording_store.put_state(db, world, append.first_input - 1, append.at_ms, append.before)
     if not erased:
-        recording.put_inputs(db, world, append.first_input, append.inputs, append.fingerprints)
+        recording_store.put_inputs(db, world, append.first_input, append.inputs, append.fingerprints)
     if append.checkpoint is not None:
-        recording.put_state(db, world, append.checkpoint[0], append.at_ms, append.checkpoint[1])
+        recording_store.put_state(db, world, append.checkpoint[0], append.at_ms, append.checkpoint[1])
 
 
 def _trim(db: sqlite3.Connection, world: World, before_ms: int, keep: int) -> int:
-    recording.trim(db, world, before_ms)
+    recording_store.trim(db, world, before_ms)
     (end,) = db.execute("SELECT max(seq) FROM events WHERE tenant=? AND world=?", world).fetchone()
     if end is None:
         return 0

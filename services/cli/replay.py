@@ -22,11 +22,11 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """0 = identical, 1 = something came out otherwise. Raises BadInput when there is nothing to replay."""
-    from services.chat import recording, replay
+    from services.chat import recording_store, replay
 
     path = arguments.file / "chat.db" if arguments.file.is_dir() else arguments.file
     identical, worlds = True, 0
-    for (tenant, world), rows in recording.read(path, arguments.tenant, arguments.world):
+    for (tenant, world), rows in recording_store.read(path, arguments.tenant, arguments.world):
         worlds += 1
         found = replay.replay(rows)
         if arguments.decisions:

@@ -16,7 +16,7 @@ import grpc
 import pytest
 from earshot.chat.v1 import chat_pb2, chat_pb2_grpc
 
-from services.chat import inputs, recording, reducer, replay
+from services.chat import inputs, recording_store, reducer, replay
 from services.chat.conversation import World
 from services.chat.store import SCHEMA, SEQ_SKIP, ChatStore
 from services.common.errors import from_rpc
@@ -113,7 +113,7 @@ async def test_killed_in_the_middle_of_turns_nothing_acknowledged_is_lost(tmp_pa
         acknowledged.pop(f"r{round_number}-last")
     said = {event.utterance.utterance_id for event in seen if event.WhichOneof("event") == "utterance"}
     assert set(acknowledged.values()) <= said
-    ((_, rows),) = list(recording.read(tmp_path / "chat.db"))
+    ((_, rows),) = list(recording_store.read(tmp_path / "chat.db"))
     recorded = replay.replay(rows)
     assert (recorded.differs, recorded.gaps) == ((), 0)
     assert recorded.states >= 2, "each recovery came to the bytes that the replay comes to"

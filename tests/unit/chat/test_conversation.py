@@ -519,3 +519,20 @@ async def test_a_waiting_caller_is_let_go_when_the_room_stops() -> None:
         await room.app.stop()
         answer = await waiting
         assert (answer.outcome, answer.reason) == (chat_pb2.SAY_OUTCOME_FAILED, "SHUTTING_DOWN")
+
+
+async def test_a_player_causes_so_many_turns_a_day_and_no_more() -> None:
+    async with tavern(player_turns_per_day=2) as room:
+        room.state.move({"L1": ["mara", "p1", "p2"]})
+        outcomes = []
+        for number in range(4):
+            outcomes.append(await room.say("p1", f"Mara, number {number}?"))
+            await asyncio.sleep(60)
+        replied, silent = chat_pb2.SAY_OUTCOME_REPLIED, chat_pb2.SAY_OUTCOME_SILENT
+        assert [answer.outcome for answer in outcomes] == [replied, replied, silent, silent]
+        assert outcomes[-1].reason == "PLAYER_CAP"
+        assert len(room.sync.requests) == 2, "not even an awkward silence costs a call"
+        assert (await room.say("p2", "Mara, and me?")).outcome == replied, "the cap is each player's own"
+        await asyncio.sleep(86_400)
+        room.state.move({"L1": ["mara", "p1"]})
+        assert (await room.say("p1", "Mara, a new day?")).outcome == replied

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from earshot.chat.v1 import chat_pb2
 
-from services.chat import recording, replay
+from services.chat import recording_store, replay
 from services.chat.store import ChatStore
 from services.chat.worker import Retention
 from services.cli.commands import main
@@ -27,8 +27,8 @@ async def chatter(room: Tavern, count: int) -> None:
         await asyncio.sleep(1.2)
 
 
-def rows_of(directory: Path) -> list[recording.Row]:
-    ((_, rows),) = list(recording.read(directory / "chat.db"))
+def rows_of(directory: Path) -> list[recording_store.Row]:
+    ((_, rows),) = list(recording_store.read(directory / "chat.db"))
     return rows
 
 
@@ -71,7 +71,7 @@ async def test_what_came_out_otherwise_is_told(tmp_path: Path, capsys: pytest.Ca
 async def test_nothing_is_recorded_unless_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with tavern(data=str(tmp_path)) as room:
         await chatter(room, 3)
-    assert list(recording.read(tmp_path / "chat.db")) == []
+    assert list(recording_store.read(tmp_path / "chat.db")) == []
     assert main(["replay", str(tmp_path)]) == 1
     assert main(["replay", str(tmp_path / "none.db")]) == 1
     (tmp_path / "other.db").write_text("no database at all")
