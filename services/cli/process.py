@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import importlib
 import os
 import signal
@@ -37,12 +38,24 @@ async def run(settings: Settings, rooms: Sequence[str], *, demo: bool) -> int:
     try:
         await compose(app)
         await app.start()
+        _settle_memory()
         _announce(settings, rooms)
         await _until_stopped(settings, stopping, demo=demo and "edge" in rooms)
     finally:
         await app.stop()
     print("Earshot stopped.", flush=True)
     return 0
+
+
+def _settle_memory() -> None:
+    """Take what start-up made out of the cycle collector's sight, and let it look less often.
+
+    World documents are many small objects that live long: walking them again and again cost a tenth of the snapshot
+    path's CPU and most of its p99 (docs/decisions, the snapshot's hot path).
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 100)
 
 
 def _on_signals(stopping: asyncio.Event) -> None:
