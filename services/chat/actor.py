@@ -124,7 +124,7 @@ class WorldActor:
         """Drop a player from what is kept in memory for turns and for repeated messages."""
         kept = [erasing.without(event, player, names) for event in self.recent]
         self.recent = deque((event for event in kept if event is not None), maxlen=RECENT)
-        self.outcomes = Outcomes()
+        self.outcomes.forget()
 
     def now_ms(self) -> int:
         """World time."""

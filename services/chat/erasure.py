@@ -20,9 +20,8 @@ from services.common.errors import EarshotError, from_rpc
 from services.common.logs import get_logger
 
 CALL_S = 30.0
-# A job is tried again after this, while a room or runtime does not answer; then it is reported failed.
+# A job is tried again after this, for as long as a room or runtime does not answer: who asked was promised it.
 RETRY_S = 5.0
-ATTEMPTS = 12
 
 _log = get_logger("chat")
 
@@ -49,30 +48,29 @@ class Eraser:
         return job
 
     async def run(self) -> None:
-        """Work through pending jobs for ever."""
+        """Work through open jobs for ever; one that has to wait holds nobody up."""
         while True:
             self._wake.clear()
             for job in self.store.erasures("purging"):
                 await self._purge(job)
-            for job in self.store.erasures("pending"):
-                await self._finish(job)
-            await self._wake.wait()
-
-    async def _finish(self, job: Erasure) -> None:
-        for attempt in range(ATTEMPTS):
+            late = [job for job in self.store.erasures("pending") if not await self._finished(job)]
             try:
-                receipts = await self._erase(job)
-            except EarshotError as error:
-                _log.warning("erasure_delayed", attempt=attempt, reason=error.reason)
-                await asyncio.sleep(RETRY_S)
+                async with asyncio.timeout(RETRY_S if late else None):
+                    await self._wake.wait()
+            except TimeoutError:
                 continue
-            # The job's own row must not keep the id that it erased.
-            forgotten = replace(job, state="purging", player="", receipts=receipts)
-            await self.store.put_erasure(forgotten, self.clock.now_ms())
-            await self._purge(forgotten)
-            return
-        _log.error("erasure_failed")
-        await self.store.put_erasure(replace(job, state="failed"), self.clock.now_ms())
+
+    async def _finished(self, job: Erasure) -> bool:
+        try:
+            receipts = await self._erase(job)
+        except EarshotError as error:
+            _log.warning("erasure_delayed", reason=error.reason)
+            return False
+        # The job's own row must not keep the id that it erased.
+        forgotten = replace(job, state="purging", player="", receipts=receipts)
+        await self.store.put_erasure(forgotten, self.clock.now_ms())
+        await self._purge(forgotten)
+        return True
 
     async def _purge(self, job: Erasure) -> None:
         """The store's write-ahead log may still hold what was deleted; only then is the job done."""
@@ -80,7 +78,10 @@ class Eraser:
         await self.store.put_erasure(replace(job, state="done"), self.clock.now_ms())
 
     async def _erase(self, job: Erasure) -> tuple[Receipt, ...]:
-        """The log says which agents heard the player: read it first, then let every store forget."""
+        """Out of every prompt, then out of agents and state, out of the log last.
+
+        Only the log says which agents heard the player: it is kept until they have forgotten, whatever fails between.
+        """
         worlds = [
             world
             for world in self.store.worlds(job.tenant)
@@ -91,9 +92,8 @@ class Eraser:
             for world in worlds
             for npc in sorted(self.store.hearers(world, job.player))
         ]
-        removed = 0
         for world in worlds:
-            removed += await self._erase_world(world, job.player)
+            await self._silence(world, job.player)
         try:
             told = await self.sync.ErasePlayer(
                 sync_pb2.ErasePlayerRequest(tenant=job.tenant, player_id=job.player, request_id=job.id, npcs=npcs),
@@ -105,13 +105,21 @@ class Eraser:
             )
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from error
+        removed = 0
+        for world in worlds:
+            removed += await self._erase_world(world, job.player)
         others = [Receipt(one.store, int(one.removed), one.not_erasable) for one in (*told.receipts, *known.receipts)]
         return (Receipt("chat", removed), *others)
 
-    async def _erase_world(self, world: tuple[str, str], player: str) -> int:
-        """Out of the state first (its checkpoint replaces the inputs), then out of the log."""
+    async def _silence(self, world: tuple[str, str], player: str) -> None:
+        """Out of the state and of what turns are told."""
         names = self.store.names(world, player)
         actor = await self.worlds.get(world)
         await actor.feed(PlayerErased(0, player))
         actor.forget(player, tuple(names))
+
+    async def _erase_world(self, world: tuple[str, str], player: str) -> int:
+        """Out of the state once more (its checkpoint replaces the inputs), then out of the log."""
+        names = self.store.names(world, player)
+        await self._silence(world, player)
         return await self.store.erase(world, player, tuple(names))

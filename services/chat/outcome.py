@@ -67,6 +67,11 @@ class Outcomes:
         outcome.replies = list(settled.replies)
         outcome.changed.set()
 
+    def forget(self) -> None:
+        """Drop what has been settled; who still waits is answered."""
+        for utterance_id in [key for key, outcome in self._all.items() if outcome.settled is not None]:
+            del self._all[utterance_id]
+
     def end(self, reason: str) -> None:
         """The world is put away: nobody shall wait in vain."""
         for utterance_id, outcome in self._all.items():

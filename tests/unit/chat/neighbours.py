@@ -213,6 +213,8 @@ class FakeSync(sync_pb2_grpc.SyncServiceServicer):
         self.requests: list[sync_pb2.ConverseRequest] = []
         self.cancelled: list[tuple[str, float]] = []
         self.erased: list[sync_pb2.ErasePlayerRequest] = []
+        # So many erasures are refused first.
+        self.refusals = 0
         self.open = 0
         self.most_open = 0
 
@@ -250,6 +252,9 @@ class FakeSync(sync_pb2_grpc.SyncServiceServicer):
             self.open -= 1
 
     async def ErasePlayer(self, request: sync_pb2.ErasePlayerRequest, context: Any) -> sync_pb2.ErasePlayerResponse:
+        if self.refusals:
+            self.refusals -= 1
+            raise Unavailable("a runtime is away", reason="ERASURE_PENDING")
         self.erased.append(request)
         return sync_pb2.ErasePlayerResponse(receipts=[type_pb2.ErasureReceipt(store="sync", removed=len(request.npcs))])
 

@@ -12,7 +12,7 @@ from services.chat import history
 from services.chat.actor import IDLE_CLOSED_S
 from services.chat.store import ChatStore
 from services.common.errors import Unavailable
-from tests.unit.chat.neighbours import Line, ref, tavern
+from tests.unit.chat.neighbours import TENANT, Line, ref, tavern
 
 
 async def test_who_repeats_a_message_is_not_cancelled_with_the_first_caller() -> None:
@@ -78,6 +78,36 @@ async def test_a_closed_world_is_put_away_soon() -> None:
         await asyncio.sleep(2 * IDLE_CLOSED_S)
         assert _loaded() == 0
         assert await room.events(), "its log is read all the same"
+
+
+async def test_an_erasure_that_a_runtime_holds_up_still_reaches_every_agent_that_heard() -> None:
+    async with tavern() as room:
+        room.state.move({"L1": ["mara", "brom", "p1", "p2"]})
+        await room.say("p1", "Mara, I am zebra777.")
+        room.sync.refusals = 30
+        begun = await room.chat.ErasePlayer(chat_pb2.ErasePlayerRequest(tenant=TENANT, player_id="p1"), timeout=5)
+        await asyncio.sleep(1)
+        await room.say("p2", "Brom, what was that?")
+        told = [line.text for line in room.sync.requests[-1].lines]
+        assert not any("zebra777" in text for text in told), "out of every prompt at once"
+        receipt = chat_pb2.GetErasureRequest(tenant=TENANT, erasure_id=begun.erasure_id)
+        assert (await room.chat.GetErasure(receipt, timeout=5)).state == "pending"
+        await asyncio.sleep(200)
+        assert (await room.chat.GetErasure(receipt, timeout=5)).state == "done"
+        assert [key.npc_id for key in room.sync.erased[0].npcs] == ["brom", "mara"]
+        assert not any("zebra777" in text for _, text in await room.lines())
+
+
+async def test_an_erasure_leaves_nobody_else_waiting() -> None:
+    async with tavern(lambda _: Line(("One.",), first_s=2.0)) as room:
+        room.state.move({"L1": ["mara", "p1"], "L2": ["brom", "p2"]})
+        await room.say("p2", "So quiet here.", wait=0)
+        waiting = asyncio.create_task(room.say("p1", "Mara, hello."))
+        await asyncio.sleep(0.5)
+        await room.chat.ErasePlayer(chat_pb2.ErasePlayerRequest(tenant=TENANT, player_id="p2"), timeout=5)
+        began = asyncio.get_running_loop().time()
+        assert (await waiting).outcome == chat_pb2.SAY_OUTCOME_REPLIED
+        assert asyncio.get_running_loop().time() - began < 3
 
 
 def _loaded() -> int:
