@@ -71,6 +71,8 @@ def environment(runtime: str, model: Model) -> dict[str, str]:
     if runtime == "openai":
         return {"EARSHOT_OPENAI_BASE_URL": model.url, "EARSHOT_OPENAI_API_KEY": "sk-test-canary"}
     if runtime == "letta":
+        if "LETTA_BASE_URL" not in os.environ:
+            pytest.fail("the letta tests need a real server: make test-letta")
         return {
             "EARSHOT_LETTA_BASE_URL": os.environ["LETTA_BASE_URL"],
             "EARSHOT_LETTA_MODEL": os.environ.get("EARSHOT_LETTA_MODEL", "openai-proxy/earshot-fake"),
