@@ -1,7 +1,8 @@
 """`earshot bench sync`: block writes of both schedules on the scenario library, beside the naive client's calls.
 
 State, cluster and sync in one process on virtual time (an hour is `--seconds 3600`), a runtime at 0 ms that counts.
-Percentages are of the naive client's calls. Equal seconds give equal figures on any machine.
+Percentages are of the naive client's calls. The trace and the turns are seeded; sync's own chance (jitter, which agent
+is read back) is not, so that a run differs from the next by a few writes.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def share(name: str, outcomes: Sequence[Outcome], goal: float) -> Result:
         "% of those at most once per 30 s": percent(sum(one.naive.calls_spaced for one in outcomes)),
     }
     if any(one.versions for one in outcomes):
-        peers["% of one call per text version"] = percent(sum(one.versions for one in outcomes))
+        peers["% of one call per text version (sample)"] = percent(sum(one.versions for one in outcomes))
     return Result(name, percent(sum(one.naive.calls for one in outcomes)), "%", goal, "less", peers)
 
 
