@@ -78,7 +78,7 @@ class Eraser:
         await self.store.put_erasure(replace(job, state="done"), self.clock.now_ms())
 
     async def _erase(self, job: Erasure) -> tuple[Receipt, ...]:
-        """Out of every prompt, then out of agents and state, out of the log last.
+        """Out of every prompt, then out of state and agents, out of the log last.
 
         Only the log says which agents heard the player: it is kept until they have forgotten, whatever fails between.
         """
@@ -95,12 +95,13 @@ class Eraser:
         for world in worlds:
             await self._silence(world, job.player)
         try:
-            told = await self.sync.ErasePlayer(
-                sync_pb2.ErasePlayerRequest(tenant=job.tenant, player_id=job.player, request_id=job.id, npcs=npcs),
-                timeout=CALL_S,
-            )
+            # State first: agents that are made anew are told what it knows then.
             known = await self.state.ErasePlayer(
                 state_pb2.ErasePlayerRequest(tenant=job.tenant, player_id=job.player, request_id=job.id),
+                timeout=CALL_S,
+            )
+            told = await self.sync.ErasePlayer(
+                sync_pb2.ErasePlayerRequest(tenant=job.tenant, player_id=job.player, request_id=job.id, npcs=npcs),
                 timeout=CALL_S,
             )
         except grpc.aio.AioRpcError as error:

@@ -139,6 +139,7 @@ class Refresher:
             for deletion in deletions:
                 self._reconciler.agents.deletions.put_nowait(deletion)  # deleting what is deleted does nothing
             raise Unavailable("a runtime could not delete its agents yet", reason="ERASURE_PENDING") from error
+        await self._reconciler.agents.store.purge()
         self._make_anew(keys)
         return [Receipt("sync.notes", notes), *(self._receipt(name, removed.get(name, 0)) for name in self._names())]
 

@@ -81,6 +81,10 @@ class SyncStore:
     async def _durable(self, key: Key, work: Callable[[sqlite3.Connection], Any]) -> Any:
         return await self._database.write(work, fence=self._fence(key))
 
+    async def purge(self) -> None:
+        """Leave nothing of what was deleted in the file or its log. Raises Unavailable STORE_BUSY: try again."""
+        await self._database.purge()
+
     # -- agents ----------------------------------------------------------------------------------------------------
 
     def load_agents(self) -> list[AgentRecord]:

@@ -349,3 +349,18 @@ async def test_completions_and_refresh_over_the_wire(tmp_path: Path) -> None:
         )
         assert [one.name for one in status.runtimes] == ["openai", "offline"]
         assert isinstance(stage.state.key(), state_pb2.NpcKey)
+
+
+async def test_erasing_leaves_no_byte_in_the_store(tmp_path: Path) -> None:
+    def kept(word: bytes) -> bool:
+        return any(word in path.read_bytes() for path in tmp_path.rglob("sync.db*"))
+
+    async with staged("openai", tmp_path) as stage:
+        stage.put(place="the Lantern", players=["Ada"])
+        await stage.converse("SAY:Noted. marzipan")
+        assert kept(b"Ada")
+        stage.put(place="the Lantern", players=[])
+        request = sync_pb2.ErasePlayerRequest(tenant="t", player_id="id-Ada", npcs=[FakeState.key("mara", stage.world)])
+        await stage.stub.ErasePlayer(request, timeout=20)
+        for word in (b"marzipan", b"Ada"):
+            assert not kept(word)
