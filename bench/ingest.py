@@ -41,6 +41,8 @@ MEMORY_WORLDS = (500, 1000, 1500, 2000, 2500)
 MEMORY_FULL = 10_000
 MEMORY_OF = {"edge, state and cluster": "edge,state,cluster", "all rooms": "all"}
 OVERLOADED_TRIES = 60
+# A server that cannot take the worlds in this time is measured with those that it took.
+MEMORY_S = 180.0
 QUIET = {"EARSHOT_GREETINGS": "false"}
 
 ONE, TWO = "one process", "edge, state+cluster"
@@ -256,11 +258,14 @@ def _memory_points(folder: Path, name: str, rooms: str) -> list[tuple[float, flo
     body = crowd.frames(0, 1)[0]
     one = target.earshot(f"memory of {name}", folder, rooms, environment=QUIET)
     points: list[tuple[float, float]] = []
+    deadline = time.monotonic() + MEMORY_S
     try:
         one.start(folder)
         sent = 0
         for worlds in MEMORY_WORLDS:
             for number in range(sent, worlds):
+                if time.monotonic() > deadline:
+                    raise TargetFailed(f"{MEMORY_S:g} s were not enough")
                 _put(one, crowd.retold(body, number))
             sent = worlds
             one.settle(SETTLE_FIRST_S)  # what is on its way to the disk and to other rooms
