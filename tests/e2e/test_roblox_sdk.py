@@ -5,13 +5,17 @@ A spec may ask for something by a line `@@command`; it goes on when it is answer
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,15 +61,20 @@ def packages() -> None:
     installed.touch()
 
 
-@pytest.fixture(scope="module")
-def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
-    data = tmp_path_factory.mktemp("roblox") / "data"
+@contextmanager
+def running(data: Path) -> Iterator[Edge]:
     made = subprocess.run(
         [sys.executable, "-m", "services", "key", "create", "studio"],
         env={**os.environ, "EARSHOT_DATA": str(data)}, cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
     with Stack(data) as stack:
         yield Edge(stack, made.stdout.split()[0])
+
+
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
+    with running(tmp_path_factory.mktemp("roblox") / "data") as edge:
+        yield edge
 
 
 def run(spec: Path, edge: Edge) -> tuple[int, str]:
@@ -95,16 +104,25 @@ def run(spec: Path, edge: Edge) -> tuple[int, str]:
         process.stdout.close()
 
 
+def run_alone(spec: Path, data: Path) -> tuple[int, str]:
+    """The same on an edge of its own, which the spec may stop."""
+    with running(data) as edge:
+        return run(spec, edge)
+
+
 @pytest.fixture(scope="module")
-def outcomes(packages: None, edge: Edge) -> Iterator[dict[str, Future[tuple[int, str]]]]:
-    """Every spec's outcome. They mostly wait, so several run at once; those that stop the edge run after all others."""
-    alone = [name for name in SPECS if "Roblox.control" in (TESTS / "specs" / name).read_text()]
+def outcomes(
+    packages: None, edge: Edge, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[tuple[int, str]]]]:
+    """Every spec's outcome. They mostly wait, so several run at once; the longest begin first."""
+    specs = {name: TESTS / "specs" / name for name in SPECS}
+    alone = {name for name, spec in specs.items() if "Roblox.control" in spec.read_text()}
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        started = {name: pool.submit(run, TESTS / "specs" / name, edge) for name in SPECS if name not in alone}
+        started = {
+            name: pool.submit(run_alone, specs[name], tmp_path_factory.mktemp("alone") / "data") for name in alone
+        }
+        started |= {name: pool.submit(run, spec, edge) for name, spec in specs.items() if name not in alone}
         wait(started.values())
-        for name in alone:
-            started[name] = pool.submit(run, TESTS / "specs" / name, edge)
-            wait([started[name]])
         yield started
 
 
@@ -112,6 +130,70 @@ def outcomes(packages: None, edge: Edge) -> Iterator[dict[str, Future[tuple[int,
 def test_spec(name: str, outcomes: dict[str, Future[tuple[int, str]]]) -> None:
     status, output = outcomes[name].result()
     assert status == 0, output
+
+
+README_SCENE = """--!strict
+-- pace: 1
+Test.body("Mara", 0, 0)
+local ada = Test.join("Ada", 5001, 2, 2)
+{snippet}
+Roblox.runClient()
+Test.eventually("Mara hears Ada", 20, function()
+	return #Earshot.npc(workspace.Mara).Group == 1
+end)
+ada.Chatted:Fire("Mara, how is the soup?")
+Test.eventually("a bubble", 15, function()
+	return #Test.seen("Ada", "bubble Mara") > 0
+end)
+Roblox.stop()
+"""
+
+
+@pytest.mark.usefixtures("packages")
+def test_the_readme_makes_an_npc_talk(edge: Edge, tmp_path: Path) -> None:
+    snippet = (CLIENT / "README.md").read_text().partition("```lua\n")[2].partition("```")[0].strip()
+    assert len(snippet.splitlines()) <= 10
+    local = 'url = "http://127.0.0.1:8080"'
+    assert snippet.count(local) == 1
+    spec = tmp_path / "readme.spec.luau"
+    spec.write_text(
+        README_SCENE.format(snippet=snippet.replace(local, 'url = Roblox.settings.url, apiKeySecret = "earshot"'))
+    )
+    status, output = run(spec, edge)
+    assert status == 0, output
+
+
+def test_packaging_names_what_exists() -> None:
+    """The tools that build packages are not here: at least their files are whole and name real paths."""
+    wally = tomllib.loads((CLIENT / "wally.toml").read_text())
+    assert wally["package"]["realm"] == "server"
+    assert f'Version = "{wally["package"]["version"]}"' in (CLIENT / "src" / "init.luau").read_text()
+    for name in ("rokit.toml", "selene.toml", "stylua.toml", "moonwave.toml"):
+        assert tomllib.loads((CLIENT / name).read_text()), name
+    for name in ("default.project.json", "example.project.json"):
+        assert all((CLIENT / path).exists() for path in _paths(json.loads((CLIENT / name).read_text())["tree"])), name
+    classes = {
+        word for line in (CLIENT / "src").rglob("*.luau") for word in re.findall(r"@class (\w+)", line.read_text())
+    }
+    listed = [
+        name
+        for order in tomllib.loads((CLIENT / "moonwave.toml").read_text())["classOrder"]
+        for name in order["classes"]
+    ]
+    assert set(listed) <= classes
+
+
+def _paths(tree: object) -> Iterator[str]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            if key == "$path":
+                yield value
+            else:
+                yield from _paths(value)
+
+
+def test_the_lock_names_no_host() -> None:
+    assert "http" not in (TESTS / "package-lock.json").read_text()
 
 
 @pytest.mark.usefixtures("packages")

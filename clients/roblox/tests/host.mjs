@@ -120,6 +120,11 @@ export async function run(specFile, baseUrl, key) {
     hostNow: () => clock.now(),
     hostEpoch: () => clock.epoch,
     hostMilliseconds: () => performance.now(),
+    // Of this process: what other processes take does not count.
+    hostCpuMilliseconds: () => {
+      const used = process.cpuUsage();
+      return (used.user + used.system) / 1000;
+    },
     hostPrint: (text) => console.log(text),
     hostSettings: () => JSON.stringify({ url: baseUrl, key }),
     hostDecode: (text) => {
