@@ -246,10 +246,11 @@ def _others(measures: Measures, figure: str, name: str) -> dict[str, float]:
 
 def _memory(folder: Path) -> list[Result]:
     """Resident memory by the number of worlds: what a world's state takes, and with what other rooms keep of it."""
-    found = []
+    found: list[Result] = []
     for name, rooms in MEMORY_OF.items():
-        each, full = memory_results(name, _memory_points(folder, name, rooms))
-        found += [each, full]
+        points = _memory_points(folder, name, rooms)
+        if len(points) > 1:
+            found += memory_results(name, points)
     return found
 
 
@@ -272,9 +273,8 @@ def _memory_points(folder: Path, name: str, rooms: str) -> list[tuple[float, flo
             points.append((worlds, one.resident_bytes()))
             progress(f"ingest: memory of {name} at {worlds} worlds: {points[-1][1] / 2**20:.0f} MiB")
     except TargetFailed as error:
-        if len(points) < 2:
-            raise
-        progress(f"ingest: memory of {name} was not measured beyond {points[-1][0]:.0f} worlds: {error}")
+        # What was measured so far is worth having; without two points there is no row.
+        progress(f"ingest: memory of {name} was measured at {len(points)} of {len(MEMORY_WORLDS)} points: {error}")
     finally:
         one.stop()
     return points
