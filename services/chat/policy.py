@@ -153,8 +153,8 @@ def _dyad_broken(rules: Rules, scene: Scene, others: Sequence[Participant], shar
 def threshold(rules: Rules, npcs: int, players: int) -> float:
     """tau among so many who could speak next: with few NPCs among many players even their fair share is far below it.
 
-    tau_crowd keeps calls per player message near 0.6: 0.57 on the train splits, 0.61 on IRC dev, which was looked at when
-    it was chosen among three values.
+    tau_crowd keeps calls per player message near 0.6: 0.57 on the train splits, 0.61 on IRC dev, which was looked at
+    when it was chosen among three values.
     """
     return rules.tau * (1 - rules.tau_crowd * players / max(npcs + players, 1))
 
