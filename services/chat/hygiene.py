@@ -22,6 +22,14 @@ _SYSTEM_LINE = re.compile(r"^\s*\[\s*system\s*\]\s*", re.IGNORECASE)
 
 def clean(text: str) -> str:
     """One line of NFKC text without control, invisible and bidirectional characters; control tokens are defanged."""
+    # Most text is plain ASCII, which has nothing to normalise or drop; every name passes here with every revision.
+    visible = text if text.isascii() and text.isprintable() else _visible(text)
+    line = " ".join(visible.split())
+    line = _BRACKETED.sub(r"(\1)", _TEMPLATE.sub(" ", line))
+    return " ".join(_ROLE.sub(r"\1\2 -", line).split())
+
+
+def _visible(text: str) -> str:
     kept = []
     for char in unicodedata.normalize("NFKC", text):
         category = unicodedata.category(char)
@@ -29,9 +37,7 @@ def clean(text: str) -> str:
             kept.append(" ")
         elif category[0] != "C":
             kept.append(char)
-    line = " ".join("".join(kept).split())
-    line = _BRACKETED.sub(r"(\1)", _TEMPLATE.sub(" ", line))
-    return " ".join(_ROLE.sub(r"\1\2 -", line).split())
+    return "".join(kept)
 
 
 def utterance(text: str) -> str:

@@ -21,6 +21,16 @@ def clean(text: str, limit: int) -> str:
 
     At most `limit` characters; a cut is marked by "...".
     """
+    # Most text is plain ASCII, which has nothing to normalise or drop.
+    visible = text if text.isascii() and text.isprintable() else _visible(text)
+    joined = " ".join(visible.split()).translate(_ANGLES)
+    joined = _ROLE.sub(r"\1 -", _BRACKETED.sub(r"(\1)", joined)).lstrip("#").strip()
+    if len(joined) <= limit:
+        return joined
+    return joined[: limit - len(_CUT)].rstrip() + _CUT if limit > len(_CUT) else joined[: max(limit, 0)].rstrip()
+
+
+def _visible(text: str) -> str:
     kept = []
     for char in unicodedata.normalize("NFKC", text):
         category = unicodedata.category(char)
@@ -28,11 +38,7 @@ def clean(text: str, limit: int) -> str:
             kept.append(" ")
         elif category[0] != "C":
             kept.append(char)
-    joined = " ".join(unicodedata.normalize("NFC", "".join(kept)).split()).translate(_ANGLES)
-    joined = _ROLE.sub(r"\1 -", _BRACKETED.sub(r"(\1)", joined)).lstrip("#").strip()
-    if len(joined) <= limit:
-        return joined
-    return joined[: limit - len(_CUT)].rstrip() + _CUT if limit > len(_CUT) else joined[: max(limit, 0)].rstrip()
+    return unicodedata.normalize("NFC", "".join(kept))
 
 
 def clean_name(name: str) -> str:

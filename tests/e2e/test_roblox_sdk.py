@@ -114,7 +114,11 @@ def run_alone(spec: Path, data: Path) -> tuple[int, str]:
 def outcomes(
     packages: None, edge: Edge, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[dict[str, Future[tuple[int, str]]]]:
-    """Every spec's outcome. They mostly wait, so several run at once; the longest begin first."""
+    """Every spec's outcome. They mostly wait, so several run at once; the longest begin first.
+
+    Their game clock runs at a multiple of real time, which a stall of the machine multiplies too: what fails beside others
+    is run once more by itself, and that outcome counts.
+    """
     specs = {name: TESTS / "specs" / name for name in SPECS}
     alone = {name for name, spec in specs.items() if "Roblox.control" in spec.read_text()}
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -123,7 +127,12 @@ def outcomes(
         }
         started |= {name: pool.submit(run, spec, edge) for name, spec in specs.items() if name not in alone}
         wait(started.values())
-        yield started
+    for name, outcome in started.items():
+        if outcome.result()[0] != 0:
+            again: Future[tuple[int, str]] = Future()
+            again.set_result(run_alone(specs[name], tmp_path_factory.mktemp("again") / "data"))
+            started[name] = again
+    yield started
 
 
 @pytest.mark.parametrize("name", SPECS)
