@@ -113,11 +113,11 @@ def run_alone(spec: Path, data: Path) -> tuple[int, str]:
 @pytest.fixture(scope="module")
 def outcomes(
     packages: None, edge: Edge, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[str, Future[tuple[int, str]]]]:
+) -> dict[str, Future[tuple[int, str]]]:
     """Every spec's outcome. They mostly wait, so several run at once; the longest begin first.
 
-    Their game clock runs at a multiple of real time, which a stall of the machine multiplies too: what fails beside others
-    is run once more by itself, and that outcome counts.
+    Their game clock runs at a multiple of real time, which a stall of the machine multiplies too: what fails beside
+    others is run once more by itself, and that outcome counts.
     """
     specs = {name: TESTS / "specs" / name for name in SPECS}
     alone = {name for name, spec in specs.items() if "Roblox.control" in spec.read_text()}
@@ -132,7 +132,7 @@ def outcomes(
             again: Future[tuple[int, str]] = Future()
             again.set_result(run_alone(specs[name], tmp_path_factory.mktemp("again") / "data"))
             started[name] = again
-    yield started
+    return started
 
 
 @pytest.mark.parametrize("name", SPECS)
