@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
 
-.PHONY: run test check setup setup-dev proto lock format test-letta test-luau letta bench clean
+.PHONY: run test check setup setup-dev proto lock format test-letta test-luau clean
 
 run: setup ## start every service with the tavern demo
 	@$(BIN)/earshot up --demo
