@@ -7,9 +7,9 @@ what NPCs answer. Idempotent. At most LIMIT characters are accepted; nobody cuts
 from __future__ import annotations
 
 import re
-import unicodedata
 
 from services.common.errors import BadInput
+from services.common.visible import visible
 
 LIMIT = 200
 NAME_LIMIT = 64
@@ -22,22 +22,9 @@ _SYSTEM_LINE = re.compile(r"^\s*\[\s*system\s*\]\s*", re.IGNORECASE)
 
 def clean(text: str) -> str:
     """One line of NFKC text without control, invisible and bidirectional characters; control tokens are defanged."""
-    # Most text is plain ASCII, which has nothing to normalise or drop; every name passes here with every revision.
-    visible = text if text.isascii() and text.isprintable() else _visible(text)
-    line = " ".join(visible.split())
+    line = " ".join(visible(text).split())
     line = _BRACKETED.sub(r"(\1)", _TEMPLATE.sub(" ", line))
     return " ".join(_ROLE.sub(r"\1\2 -", line).split())
-
-
-def _visible(text: str) -> str:
-    kept = []
-    for char in unicodedata.normalize("NFKC", text):
-        category = unicodedata.category(char)
-        if category in ("Cc", "Zl", "Zp"):
-            kept.append(" ")
-        elif category[0] != "C":
-            kept.append(char)
-    return "".join(kept)
 
 
 def utterance(text: str) -> str:

@@ -33,6 +33,8 @@ class Embodiments:
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
+        # Counted when somebody looks, not with every agent made.
+        metrics.agents.set_function(self._count)
 
     def load(self) -> None:
         """Take over what the last process left: agents, confirmed digests, open turns, notes, deletions."""
@@ -122,9 +124,7 @@ class Embodiments:
             settings=context.profile.settings,
         )
         forget = not self._cross_session(self.entry(context.key))
-        made = await agent.ensure(spec, desired, forget=forget, lane=lane, timeout=max(timeout, 0.001))
-        self._count()
-        return made
+        return await agent.ensure(spec, desired, forget=forget, lane=lane, timeout=max(timeout, 0.001))
 
     async def bring(
         self,
@@ -172,7 +172,6 @@ class Embodiments:
             await self.store.keep_notes(key, [])
         if self.entries.get(key) is entry:
             del self.entries[key]
-        self._count()
 
     async def give_up(self, entry: Entry) -> None:
         """Its agents embody the NPC no more, and are to be deleted."""
@@ -182,8 +181,8 @@ class Embodiments:
         for deletion in await self.store.release([agent.record for agent in agents if agent.known]):
             self.deletions.put_nowait(deletion)
 
-    def _count(self) -> None:
-        self._metrics.agents.set(sum(1 for entry in self.entries.values() if entry.embodied))
+    def _count(self) -> int:
+        return sum(1 for entry in list(self.entries.values()) if entry.embodied)
 
 
 def _now() -> float:

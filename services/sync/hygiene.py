@@ -7,7 +7,8 @@ is bounded by validated tools. Idempotent.
 from __future__ import annotations
 
 import re
-import unicodedata
+
+from services.common.visible import visible
 
 # Tokens that chat templates give a meaning to.
 _BRACKETED = re.compile(r"\[\s*(/?\s*(?:system|inst|assistant|user|tool|developer|sys)[^\]]{0,40})\]", re.IGNORECASE)
@@ -21,24 +22,11 @@ def clean(text: str, limit: int) -> str:
 
     At most `limit` characters; a cut is marked by "...".
     """
-    # Most text is plain ASCII, which has nothing to normalise or drop.
-    visible = text if text.isascii() and text.isprintable() else _visible(text)
-    joined = " ".join(visible.split()).translate(_ANGLES)
+    joined = " ".join(visible(text).split()).translate(_ANGLES)
     joined = _ROLE.sub(r"\1 -", _BRACKETED.sub(r"(\1)", joined)).lstrip("#").strip()
     if len(joined) <= limit:
         return joined
     return joined[: limit - len(_CUT)].rstrip() + _CUT if limit > len(_CUT) else joined[: max(limit, 0)].rstrip()
-
-
-def _visible(text: str) -> str:
-    kept = []
-    for char in unicodedata.normalize("NFKC", text):
-        category = unicodedata.category(char)
-        if category in ("Cc", "Zl", "Zp"):
-            kept.append(" ")
-        elif category[0] != "C":
-            kept.append(char)
-    return unicodedata.normalize("NFC", "".join(kept))
 
 
 def clean_name(name: str) -> str:
