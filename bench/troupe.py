@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 
 from services.demo.cast import players
 from services.demo.frame import Frame, GameEvent, Step, Utterance
-from services.demo.scenario import Roster, Scenario, scenarios
+from services.demo.repertoire import SCENARIOS
+from services.demo.scenario import Roster, Scenario
 from services.demo.stage import Body, Stage
 
 NPCS, PLAYERS = 50, 30
@@ -46,7 +47,7 @@ class Troupe:
 
 def troupe(name: str, seed: int = SEED) -> Troupe:
     """The scenario of that name. Raises KeyError."""
-    scenario = scenarios()[name](seed)
+    scenario = SCENARIOS[name](seed)
     (stage,) = scenario.stages
     npcs = [body.id for body in stage.of("npc")]
     cast = frozenset(npcs[i * len(npcs) // NPCS] for i in range(NPCS))

@@ -29,7 +29,8 @@ from services.demo.narrator import (
     tell,
 )
 from services.demo.orders import read_order
-from services.demo.scenario import Run, play
+from services.demo.repertoire import play
+from services.demo.scenario import Run
 from services.demo.summary import Summary
 from services.demo.telling import Telling, kept
 from services.demo.terminal import look_of, paint

@@ -1,16 +1,13 @@
 """Scenarios: seeded worlds that play themselves, step by step, for the demo, tests and benches.
 
 A scenario is an endless iterator of steps. The same name and seed, and the same orders at the same steps, give the
-same bytes; one with several worlds yields one step for each of them per tick. ::
-
-    for step in itertools.islice(play("tavern", seed=7), 45):
-        body = full(step, started=time.time())
+same bytes; one with several worlds yields one step for each of them per tick. `repertoire.py` has them by name.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -82,20 +79,3 @@ class Run(Iterator[Step]):
 def obediently(stage: Stage, order: Order) -> None:
     """Execute an order and report it: what a scenario without a story of its own does."""
     stage.report(obey(stage, order))
-
-
-def play(name: str, seed: int) -> Run:
-    """Start a scenario by name. Raises KeyError with the names that exist."""
-    makers = scenarios()
-    if name not in makers:
-        raise KeyError(f"no scenario {name!r}; there are: {', '.join(makers)}")
-    return iter(makers[name](seed))
-
-
-def scenarios() -> Mapping[str, Callable[[int], Scenario]]:
-    """Every scenario by name: the tavern, and the crowds of 50 NPCs and more (B4, H3)."""
-    # Here because both build on this module.
-    from services.demo.crowds import CROWDS
-    from services.demo.tavern import tavern
-
-    return {"tavern": tavern, **CROWDS}

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 
 from services.demo import performance
 from services.demo.driver import DemoError, Summary, drive, main
-from services.demo.scenario import play
+from services.demo.repertoire import play
 from services.demo.tavern import load_roster
 from tests.unit.demo.fake_earshot import FakeEarshot, error
 

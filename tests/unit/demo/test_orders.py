@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.demo.orders import Order, obey, read_order
-from services.demo.scenario import play
+from services.demo.repertoire import play
 from services.demo.stage import Body, Point, Stage
 
 

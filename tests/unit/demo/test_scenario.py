@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.demo.frame import Frame, Row, Step, delta, encode, full
-from services.demo.scenario import play, scenarios
+from services.demo.repertoire import SCENARIOS, play
 from tests.unit.demo.fake_earshot import row_of
 
-NAMES = tuple(scenarios())
+NAMES = tuple(SCENARIOS)
 CROWDS = tuple(name for name in NAMES if name != "tavern")
 STEPS = 45
 

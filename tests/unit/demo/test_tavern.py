@@ -10,8 +10,8 @@ import pytest
 from services.demo import storyline
 from services.demo.frame import Step
 from services.demo.orders import Order
+from services.demo.repertoire import play
 from services.demo.roster import problems
-from services.demo.scenario import play
 from services.demo.storyline import LENGTH_S, STORY
 from services.demo.tavern import load_roster
 from tests.unit.demo.hearing import groups
