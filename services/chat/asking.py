@@ -124,7 +124,9 @@ class Asking:
             "write": told.write_ms,
             "model": max(0, round((self.clock.monotonic() - started) * 1000) - told.read_ms - told.write_ms),
         }
-        await actor.feed(TurnStarted(0, ask.turn_id, told.revision, told.age_ms, told.runtime, told.inlined, stages))
+        await actor.feed(
+            TurnStarted(0, ask.turn_id, told.revision, told.age_ms, told.runtime, told.inlined, stages, told.degraded)
+        )
 
     def _request(self, actor: WorldActor, ask: Ask) -> sync_pb2.ConverseRequest:
         tenant, world = actor.key
@@ -160,4 +162,6 @@ def _line(line: history.Line) -> sync_pb2.Line:
         at_ms=line.at_ms,
         own=line.own,
         notice=line.notice,
+        turn_id=line.turn_id,
+        degraded=line.degraded,
     )

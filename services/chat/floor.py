@@ -126,7 +126,7 @@ def started(draft: Draft, item: TurnStarted) -> None:
         revision_seen=item.revision,
         age_ms=item.age_ms,
         runtime=item.runtime,
-        degraded="offline" if item.runtime == "offline" else "",
+        degraded=item.degraded,
         stages={**turn.stages, **item.stages},
         notes=(*turn.notes, "inlined") if item.inlined else turn.notes,
     )

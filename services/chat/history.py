@@ -29,6 +29,8 @@ class Line:
     at_ms: int
     own: bool = False
     notice: bool = False
+    turn_id: str = ""
+    degraded: str = ""
 
 
 def witnessed(
@@ -54,7 +56,10 @@ def _line(event: Event, npc_id: str, sessions: Mapping[str, Session]) -> Line | 
         return Line(event.seq, "", "", "", body.text, event.at_ms, notice=True)
     if isinstance(body, Said) and npc_id in body.hearers and _is_remembered(event.seq, body, sessions):
         own = body.speaker_id == npc_id
-        return Line(event.seq, body.speaker_id, body.speaker_name, body.speaker_kind, body.text, event.at_ms, own=own)
+        return Line(
+            event.seq, body.speaker_id, body.speaker_name, body.speaker_kind, body.text, event.at_ms,
+            own=own, turn_id=body.turn_id, degraded=body.degraded,
+        )  # fmt: skip
     return None
 
 

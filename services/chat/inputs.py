@@ -94,6 +94,7 @@ class TurnStarted(msgspec.Struct, frozen=True, tag="turn_started"):
     runtime: str
     inlined: bool
     stages: dict[str, int]
+    degraded: str = ""
 
 
 class Spoke(msgspec.Struct, frozen=True, tag="spoke"):

@@ -134,6 +134,7 @@ class Preparation:
         return Started(
             revision, age_ms, states, record.runtime, bool(inlined), self.progress.read_ms,
             round((_now() - self._began) * 1000),
+            "" if self.agent.endpoint.capabilities.model else self.agent.endpoint.name,
         )  # fmt: skip
 
     def _turn(self, record: AgentRecord, inlined: tuple[Block, ...]) -> Turn:

@@ -39,7 +39,7 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the log that the NPC witnessed (seq orders it). own: said by the NPC; notice: by Earshot."""
+    """One line of the log that the NPC witnessed (seq orders it). own: said by the NPC, in `turn`; notice: Earshot's."""
 
     seq: int
     speaker: str
@@ -47,6 +47,8 @@ class Line:
     own: bool = False
     notice: bool = False
     player: bool = True
+    turn: str = ""
+    degraded: str = ""
 
 
 _ASK = {

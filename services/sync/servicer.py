@@ -108,6 +108,7 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
             speech=request.speech,
             actions=request.actions,
             generation=request.history_generation,
+            conversation=request.conversation_id,
         )
 
     async def Complete(self, request: sync_pb2.CompleteRequest, context: Any) -> sync_pb2.CompleteResponse:
@@ -219,6 +220,8 @@ def _line(proto: sync_pb2.Line) -> Line:
         own=proto.own,
         notice=proto.notice,
         player=proto.speaker_kind != type_pb2.ENTITY_KIND_NPC,
+        turn=proto.turn_id,
+        degraded=proto.degraded,
     )
 
 
@@ -250,6 +253,8 @@ def _event(event: Event) -> sync_pb2.ConverseResponse:
                 inlined=event.inlined,
                 read_ms=event.read_ms,
                 write_ms=event.write_ms,
+                degraded=event.degraded,
+                degraded_reason=event.why,
             )
             return sync_pb2.ConverseResponse(started=started)
         case Spoken():
@@ -276,4 +281,5 @@ def _finished(event: Finished) -> sync_pb2.ConverseFinished:
         degraded=event.degraded,
         first_sentence_ms=event.first_sentence_ms,
         total_ms=event.total_ms,
+        degraded_reason=event.why,
     )

@@ -30,6 +30,7 @@ class Ask:
     speech: bool = True
     actions: bool = True
     generation: int = 0
+    conversation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,10 @@ class BlockState:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The model is being asked. A runtime that fails before it spoke is followed by another Started."""
+    """The model is being asked. A runtime that fails before it spoke is followed by another Started.
+
+    degraded: "" = a model answers, else cached, markov, canned, offline; why: the reason that no model does.
+    """
 
     revision: int
     age_ms: int
@@ -53,6 +57,8 @@ class Started:
     inlined: bool
     read_ms: int
     write_ms: int
+    degraded: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ class Finished:
     degraded: str
     first_sentence_ms: int
     total_ms: int
+    why: str = ""
 
 
 Event = Started | Spoken | Acted | Finished

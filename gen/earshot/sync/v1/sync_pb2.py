@@ -26,19 +26,19 @@ from earshot.state.v1 import state_pb2 as earshot_dot_state_dot_v1_dot_state__pb
 from earshot.type.v1 import type_pb2 as earshot_dot_type_dot_v1_dot_type__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65\x61rshot/sync/v1/sync.proto\x12\x0f\x65\x61rshot.sync.v1\x1a\x1c\x65\x61rshot/state/v1/state.proto\x1a\x1a\x65\x61rshot/type/v1/type.proto\"\xa9\x01\n\x0eRefreshRequest\x12&\n\x04npcs\x18\x01 \x03(\x0b\x32\x18.earshot.state.v1.NpcKey\x12\x14\n\x0cmin_revision\x18\x02 \x01(\x04\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x12\x12\n\ninvalidate\x18\x04 \x01(\x08\x12\x0c\n\x04wait\x18\x05 \x01(\x08\x12(\n\x05world\x18\x06 \x01(\x0b\x32\x19.earshot.type.v1.WorldRef\"B\n\x0fRefreshResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.earshot.sync.v1.RefreshResult\"\xd1\x01\n\rRefreshResult\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.earshot.state.v1.NpcKey\x12\x30\n\x07outcome\x18\x02 \x01(\x0e\x32\x1f.earshot.sync.v1.RefreshOutcome\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12,\n\x06\x62locks\x18\x04 \x03(\x0b\x32\x1c.earshot.sync.v1.BlockStatus\x12\'\n\x06status\x18\x05 \x01(\x0b\x32\x17.earshot.type.v1.Status\"Y\n\x0b\x42lockStatus\x12\r\n\x05label\x18\x01 \x01(\t\x12\x1a\n\x12\x63onfirmed_revision\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0f\n\x07written\x18\x04 \x01(\x08\"\xae\x01\n\x04Line\x12\x0f\n\x07log_seq\x18\x01 \x01(\x04\x12\x12\n\nspeaker_id\x18\x02 \x01(\t\x12\x14\n\x0cspeaker_name\x18\x03 \x01(\t\x12\x31\n\x0cspeaker_kind\x18\x04 \x01(\x0e\x32\x1b.earshot.type.v1.EntityKind\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\r\n\x05\x61t_ms\x18\x06 \x01(\x03\x12\x0b\n\x03own\x18\x07 \x01(\x08\x12\x0e\n\x06notice\x18\x08 \x01(\x08\"\xb8\x02\n\x0f\x43onverseRequest\x12%\n\x03npc\x18\x01 \x01(\x0b\x32\x18.earshot.state.v1.NpcKey\x12\x0f\n\x07turn_id\x18\x02 \x01(\t\x12\x14\n\x0cmin_revision\x18\x03 \x01(\x04\x12/\n\x06reason\x18\x04 \x01(\x0e\x32\x1f.earshot.sync.v1.ConverseReason\x12$\n\x05lines\x18\x05 \x03(\x0b\x32\x15.earshot.sync.v1.Line\x12\x12\n\nplayer_ids\x18\x06 \x03(\t\x12\x16\n\x0e\x64\x65\x63ide_reasons\x18\x07 \x03(\t\x12\x0e\n\x06speech\x18\x08 \x01(\x08\x12\x0f\n\x07\x61\x63tions\x18\t \x01(\x08\x12\x17\n\x0f\x63onversation_id\x18\n \x01(\t\x12\x1a\n\x12history_generation\x18\x0b \x01(\x04\"\xf1\x01\n\x10\x43onverseResponse\x12\x33\n\x07started\x18\x01 \x01(\x0b\x32 .earshot.sync.v1.ConverseStartedH\x00\x12\x35\n\x08sentence\x18\x02 \x01(\x0b\x32!.earshot.sync.v1.ConverseSentenceH\x00\x12\x31\n\x06\x61\x63tion\x18\x03 \x01(\x0b\x32\x1f.earshot.sync.v1.ConverseActionH\x00\x12\x35\n\x08\x66inished\x18\x04 \x01(\x0b\x32!.earshot.sync.v1.ConverseFinishedH\x00\x42\x07\n\x05\x65vent\"\xa6\x01\n\x0f\x43onverseStarted\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x61ge_ms\x18\x02 \x01(\x03\x12,\n\x06\x62locks\x18\x03 \x03(\x0b\x32\x1c.earshot.sync.v1.BlockStatus\x12\x0f\n\x07runtime\x18\x04 \x01(\t\x12\x0f\n\x07inlined\x18\x05 \x01(\x08\x12\x0f\n\x07read_ms\x18\x06 \x01(\r\x12\x10\n\x08write_ms\x18\x07 \x01(\r\"/\n\x10\x43onverseSentence\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"9\n\x0e\x43onverseAction\x12\'\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x17.earshot.type.v1.Action\"\xcb\x01\n\x10\x43onverseFinished\x12\x31\n\x07outcome\x18\x01 \x01(\x0e\x32 .earshot.sync.v1.ConverseOutcome\x12%\n\x05usage\x18\x02 \x01(\x0b\x32\x16.earshot.sync.v1.Usage\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x05 \x01(\t\x12\x19\n\x11\x66irst_sentence_ms\x18\x06 \x01(\r\x12\x10\n\x08total_ms\x18\x07 \x01(\r\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rruntime_calls\x18\x03 \x01(\r\"w\n\x0f\x43ompleteRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x0e\n\x06system\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x11\n\timage_url\x18\x05 \x01(\t\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\"X\n\x10\x43ompleteResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12%\n\x05usage\x18\x02 \x01(\x0b\x32\x16.earshot.sync.v1.Usage\x12\x0f\n\x07runtime\x18\x03 \x01(\t\"Q\n\x14GetSyncStatusRequest\x12(\n\x05world\x18\x01 \x01(\x0b\x32\x19.earshot.type.v1.WorldRef\x12\x0f\n\x07npc_ids\x18\x02 \x03(\t\"w\n\x15GetSyncStatusResponse\x12,\n\x04npcs\x18\x01 \x03(\x0b\x32\x1e.earshot.sync.v1.NpcSyncStatus\x12\x30\n\x08runtimes\x18\x02 \x03(\x0b\x32\x1e.earshot.sync.v1.RuntimeStatus\"\xf2\x02\n\rNpcSyncStatus\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.earshot.state.v1.NpcKey\x12\x0f\n\x07runtime\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x1a\n\x12\x63onfirmed_revision\x18\x04 \x01(\x04\x12\x18\n\x10\x64\x65sired_revision\x18\x05 \x01(\x04\x12\x18\n\x10revisions_behind\x18\x06 \x01(\x04\x12\x0e\n\x06\x61ge_ms\x18\x07 \x01(\x03\x12#\n\x04lane\x18\x08 \x01(\x0e\x32\x15.earshot.type.v1.Lane\x12\r\n\x05\x64irty\x18\t \x01(\x08\x12\x11\n\tin_flight\x18\n \x01(\x08\x12\x0f\n\x07suspect\x18\x0b \x01(\x08\x12\x12\n\nlast_error\x18\x0c \x01(\t\x12,\n\x06\x62locks\x18\r \x03(\x0b\x32\x1c.earshot.sync.v1.BlockStatus\x12\x0e\n\x06writes\x18\x0e \x01(\x04\x12\r\n\x05turns\x18\x0f \x01(\x04\"b\n\rRuntimeStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07healthy\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\x0f\n\x07\x62reaker\x18\x05 \x01(\t\"s\n\x12\x45rasePlayerRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tplayer_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12&\n\x04npcs\x18\x04 \x03(\x0b\x32\x18.earshot.state.v1.NpcKey\"H\n\x13\x45rasePlayerResponse\x12\x31\n\x08receipts\x18\x01 \x03(\x0b\x32\x1f.earshot.type.v1.ErasureReceipt*\x8a\x01\n\x0eRefreshOutcome\x12\x1f\n\x1bREFRESH_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n\x19REFRESH_OUTCOME_CONFIRMED\x10\x01\x12\x1b\n\x17REFRESH_OUTCOME_PENDING\x10\x02\x12\x1b\n\x17REFRESH_OUTCOME_REFUSED\x10\x03*\xa3\x01\n\x0e\x43onverseReason\x12\x1f\n\x1b\x43ONVERSE_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ONVERSE_REASON_REPLY\x10\x01\x12\x1b\n\x17\x43ONVERSE_REASON_SILENCE\x10\x02\x12\x1c\n\x18\x43ONVERSE_REASON_GREETING\x10\x03\x12\x1a\n\x16\x43ONVERSE_REASON_DECIDE\x10\x04*\x88\x01\n\x0f\x43onverseOutcome\x12 \n\x1c\x43ONVERSE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43ONVERSE_OUTCOME_SPOKE\x10\x01\x12\x1b\n\x17\x43ONVERSE_OUTCOME_PASSED\x10\x02\x12\x1a\n\x16\x43ONVERSE_OUTCOME_ACTED\x10\x03\x32\xb9\x03\n\x0bSyncService\x12L\n\x07Refresh\x12\x1f.earshot.sync.v1.RefreshRequest\x1a .earshot.sync.v1.RefreshResponse\x12Q\n\x08\x43onverse\x12 .earshot.sync.v1.ConverseRequest\x1a!.earshot.sync.v1.ConverseResponse0\x01\x12O\n\x08\x43omplete\x12 .earshot.sync.v1.CompleteRequest\x1a!.earshot.sync.v1.CompleteResponse\x12^\n\rGetSyncStatus\x12%.earshot.sync.v1.GetSyncStatusRequest\x1a&.earshot.sync.v1.GetSyncStatusResponse\x12X\n\x0b\x45rasePlayer\x12#.earshot.sync.v1.ErasePlayerRequest\x1a$.earshot.sync.v1.ErasePlayerResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65\x61rshot/sync/v1/sync.proto\x12\x0f\x65\x61rshot.sync.v1\x1a\x1c\x65\x61rshot/state/v1/state.proto\x1a\x1a\x65\x61rshot/type/v1/type.proto\"\xa9\x01\n\x0eRefreshRequest\x12&\n\x04npcs\x18\x01 \x03(\x0b\x32\x18.earshot.state.v1.NpcKey\x12\x14\n\x0cmin_revision\x18\x02 \x01(\x04\x12\r\n\x05\x66orce\x18\x03 \x01(\x08\x12\x12\n\ninvalidate\x18\x04 \x01(\x08\x12\x0c\n\x04wait\x18\x05 \x01(\x08\x12(\n\x05world\x18\x06 \x01(\x0b\x32\x19.earshot.type.v1.WorldRef\"B\n\x0fRefreshResponse\x12/\n\x07results\x18\x01 \x03(\x0b\x32\x1e.earshot.sync.v1.RefreshResult\"\xd1\x01\n\rRefreshResult\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.earshot.state.v1.NpcKey\x12\x30\n\x07outcome\x18\x02 \x01(\x0e\x32\x1f.earshot.sync.v1.RefreshOutcome\x12\x10\n\x08revision\x18\x03 \x01(\x04\x12,\n\x06\x62locks\x18\x04 \x03(\x0b\x32\x1c.earshot.sync.v1.BlockStatus\x12\'\n\x06status\x18\x05 \x01(\x0b\x32\x17.earshot.type.v1.Status\"Y\n\x0b\x42lockStatus\x12\r\n\x05label\x18\x01 \x01(\t\x12\x1a\n\x12\x63onfirmed_revision\x18\x02 \x01(\x04\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0f\n\x07written\x18\x04 \x01(\x08\"\xd1\x01\n\x04Line\x12\x0f\n\x07log_seq\x18\x01 \x01(\x04\x12\x12\n\nspeaker_id\x18\x02 \x01(\t\x12\x14\n\x0cspeaker_name\x18\x03 \x01(\t\x12\x31\n\x0cspeaker_kind\x18\x04 \x01(\x0e\x32\x1b.earshot.type.v1.EntityKind\x12\x0c\n\x04text\x18\x05 \x01(\t\x12\r\n\x05\x61t_ms\x18\x06 \x01(\x03\x12\x0b\n\x03own\x18\x07 \x01(\x08\x12\x0e\n\x06notice\x18\x08 \x01(\x08\x12\x0f\n\x07turn_id\x18\t \x01(\t\x12\x10\n\x08\x64\x65graded\x18\n \x01(\t\"\xb8\x02\n\x0f\x43onverseRequest\x12%\n\x03npc\x18\x01 \x01(\x0b\x32\x18.earshot.state.v1.NpcKey\x12\x0f\n\x07turn_id\x18\x02 \x01(\t\x12\x14\n\x0cmin_revision\x18\x03 \x01(\x04\x12/\n\x06reason\x18\x04 \x01(\x0e\x32\x1f.earshot.sync.v1.ConverseReason\x12$\n\x05lines\x18\x05 \x03(\x0b\x32\x15.earshot.sync.v1.Line\x12\x12\n\nplayer_ids\x18\x06 \x03(\t\x12\x16\n\x0e\x64\x65\x63ide_reasons\x18\x07 \x03(\t\x12\x0e\n\x06speech\x18\x08 \x01(\x08\x12\x0f\n\x07\x61\x63tions\x18\t \x01(\x08\x12\x17\n\x0f\x63onversation_id\x18\n \x01(\t\x12\x1a\n\x12history_generation\x18\x0b \x01(\x04\"\xf1\x01\n\x10\x43onverseResponse\x12\x33\n\x07started\x18\x01 \x01(\x0b\x32 .earshot.sync.v1.ConverseStartedH\x00\x12\x35\n\x08sentence\x18\x02 \x01(\x0b\x32!.earshot.sync.v1.ConverseSentenceH\x00\x12\x31\n\x06\x61\x63tion\x18\x03 \x01(\x0b\x32\x1f.earshot.sync.v1.ConverseActionH\x00\x12\x35\n\x08\x66inished\x18\x04 \x01(\x0b\x32!.earshot.sync.v1.ConverseFinishedH\x00\x42\x07\n\x05\x65vent\"\xd1\x01\n\x0f\x43onverseStarted\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0e\n\x06\x61ge_ms\x18\x02 \x01(\x03\x12,\n\x06\x62locks\x18\x03 \x03(\x0b\x32\x1c.earshot.sync.v1.BlockStatus\x12\x0f\n\x07runtime\x18\x04 \x01(\t\x12\x0f\n\x07inlined\x18\x05 \x01(\x08\x12\x0f\n\x07read_ms\x18\x06 \x01(\r\x12\x10\n\x08write_ms\x18\x07 \x01(\r\x12\x10\n\x08\x64\x65graded\x18\x08 \x01(\t\x12\x17\n\x0f\x64\x65graded_reason\x18\t \x01(\t\"/\n\x10\x43onverseSentence\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\"9\n\x0e\x43onverseAction\x12\'\n\x06\x61\x63tion\x18\x01 \x01(\x0b\x32\x17.earshot.type.v1.Action\"\xe4\x01\n\x10\x43onverseFinished\x12\x31\n\x07outcome\x18\x01 \x01(\x0e\x32 .earshot.sync.v1.ConverseOutcome\x12%\n\x05usage\x18\x02 \x01(\x0b\x32\x16.earshot.sync.v1.Usage\x12\x0f\n\x07runtime\x18\x03 \x01(\t\x12\r\n\x05model\x18\x04 \x01(\t\x12\x10\n\x08\x64\x65graded\x18\x05 \x01(\t\x12\x19\n\x11\x66irst_sentence_ms\x18\x06 \x01(\r\x12\x10\n\x08total_ms\x18\x07 \x01(\r\x12\x17\n\x0f\x64\x65graded_reason\x18\x08 \x01(\t\"P\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\x12\x15\n\rruntime_calls\x18\x03 \x01(\r\"w\n\x0f\x43ompleteRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x0e\n\x06system\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\x12\x11\n\timage_url\x18\x05 \x01(\t\x12\x12\n\nmax_tokens\x18\x06 \x01(\r\"X\n\x10\x43ompleteResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12%\n\x05usage\x18\x02 \x01(\x0b\x32\x16.earshot.sync.v1.Usage\x12\x0f\n\x07runtime\x18\x03 \x01(\t\"Q\n\x14GetSyncStatusRequest\x12(\n\x05world\x18\x01 \x01(\x0b\x32\x19.earshot.type.v1.WorldRef\x12\x0f\n\x07npc_ids\x18\x02 \x03(\t\"w\n\x15GetSyncStatusResponse\x12,\n\x04npcs\x18\x01 \x03(\x0b\x32\x1e.earshot.sync.v1.NpcSyncStatus\x12\x30\n\x08runtimes\x18\x02 \x03(\x0b\x32\x1e.earshot.sync.v1.RuntimeStatus\"\xf2\x02\n\rNpcSyncStatus\x12%\n\x03key\x18\x01 \x01(\x0b\x32\x18.earshot.state.v1.NpcKey\x12\x0f\n\x07runtime\x18\x02 \x01(\t\x12\x10\n\x08\x61gent_id\x18\x03 \x01(\t\x12\x1a\n\x12\x63onfirmed_revision\x18\x04 \x01(\x04\x12\x18\n\x10\x64\x65sired_revision\x18\x05 \x01(\x04\x12\x18\n\x10revisions_behind\x18\x06 \x01(\x04\x12\x0e\n\x06\x61ge_ms\x18\x07 \x01(\x03\x12#\n\x04lane\x18\x08 \x01(\x0e\x32\x15.earshot.type.v1.Lane\x12\r\n\x05\x64irty\x18\t \x01(\x08\x12\x11\n\tin_flight\x18\n \x01(\x08\x12\x0f\n\x07suspect\x18\x0b \x01(\x08\x12\x12\n\nlast_error\x18\x0c \x01(\t\x12,\n\x06\x62locks\x18\r \x03(\x0b\x32\x1c.earshot.sync.v1.BlockStatus\x12\x0e\n\x06writes\x18\x0e \x01(\x04\x12\r\n\x05turns\x18\x0f \x01(\x04\"\x92\x01\n\rRuntimeStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07healthy\x18\x02 \x01(\x08\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\x12\x11\n\tin_flight\x18\x04 \x01(\r\x12\x0f\n\x07\x62reaker\x18\x05 \x01(\t\x12\x0f\n\x07hold_ms\x18\x06 \x01(\r\x12\x0e\n\x06p95_ms\x18\x07 \x01(\r\x12\r\n\x05model\x18\x08 \x01(\t\"\x94\x01\n\x12\x45rasePlayerRequest\x12\x0e\n\x06tenant\x18\x01 \x01(\t\x12\x11\n\tplayer_id\x18\x02 \x01(\t\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12&\n\x04npcs\x18\x04 \x03(\x0b\x32\x18.earshot.state.v1.NpcKey\x12\r\n\x05texts\x18\x05 \x03(\t\x12\x10\n\x08turn_ids\x18\x06 \x03(\t\"H\n\x13\x45rasePlayerResponse\x12\x31\n\x08receipts\x18\x01 \x03(\x0b\x32\x1f.earshot.type.v1.ErasureReceipt*\x8a\x01\n\x0eRefreshOutcome\x12\x1f\n\x1bREFRESH_OUTCOME_UNSPECIFIED\x10\x00\x12\x1d\n\x19REFRESH_OUTCOME_CONFIRMED\x10\x01\x12\x1b\n\x17REFRESH_OUTCOME_PENDING\x10\x02\x12\x1b\n\x17REFRESH_OUTCOME_REFUSED\x10\x03*\xa3\x01\n\x0e\x43onverseReason\x12\x1f\n\x1b\x43ONVERSE_REASON_UNSPECIFIED\x10\x00\x12\x19\n\x15\x43ONVERSE_REASON_REPLY\x10\x01\x12\x1b\n\x17\x43ONVERSE_REASON_SILENCE\x10\x02\x12\x1c\n\x18\x43ONVERSE_REASON_GREETING\x10\x03\x12\x1a\n\x16\x43ONVERSE_REASON_DECIDE\x10\x04*\x88\x01\n\x0f\x43onverseOutcome\x12 \n\x1c\x43ONVERSE_OUTCOME_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x43ONVERSE_OUTCOME_SPOKE\x10\x01\x12\x1b\n\x17\x43ONVERSE_OUTCOME_PASSED\x10\x02\x12\x1a\n\x16\x43ONVERSE_OUTCOME_ACTED\x10\x03\x32\xb9\x03\n\x0bSyncService\x12L\n\x07Refresh\x12\x1f.earshot.sync.v1.RefreshRequest\x1a .earshot.sync.v1.RefreshResponse\x12Q\n\x08\x43onverse\x12 .earshot.sync.v1.ConverseRequest\x1a!.earshot.sync.v1.ConverseResponse0\x01\x12O\n\x08\x43omplete\x12 .earshot.sync.v1.CompleteRequest\x1a!.earshot.sync.v1.CompleteResponse\x12^\n\rGetSyncStatus\x12%.earshot.sync.v1.GetSyncStatusRequest\x1a&.earshot.sync.v1.GetSyncStatusResponse\x12X\n\x0b\x45rasePlayer\x12#.earshot.sync.v1.ErasePlayerRequest\x1a$.earshot.sync.v1.ErasePlayerResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'earshot.sync.v1.sync_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REFRESHOUTCOME']._serialized_start=3029
-  _globals['_REFRESHOUTCOME']._serialized_end=3167
-  _globals['_CONVERSEREASON']._serialized_start=3170
-  _globals['_CONVERSEREASON']._serialized_end=3333
-  _globals['_CONVERSEOUTCOME']._serialized_start=3336
-  _globals['_CONVERSEOUTCOME']._serialized_end=3472
+  _globals['_REFRESHOUTCOME']._serialized_start=3215
+  _globals['_REFRESHOUTCOME']._serialized_end=3353
+  _globals['_CONVERSEREASON']._serialized_start=3356
+  _globals['_CONVERSEREASON']._serialized_end=3519
+  _globals['_CONVERSEOUTCOME']._serialized_start=3522
+  _globals['_CONVERSEOUTCOME']._serialized_end=3658
   _globals['_REFRESHREQUEST']._serialized_start=106
   _globals['_REFRESHREQUEST']._serialized_end=275
   _globals['_REFRESHRESPONSE']._serialized_start=277
@@ -48,37 +48,37 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BLOCKSTATUS']._serialized_start=557
   _globals['_BLOCKSTATUS']._serialized_end=646
   _globals['_LINE']._serialized_start=649
-  _globals['_LINE']._serialized_end=823
-  _globals['_CONVERSEREQUEST']._serialized_start=826
-  _globals['_CONVERSEREQUEST']._serialized_end=1138
-  _globals['_CONVERSERESPONSE']._serialized_start=1141
-  _globals['_CONVERSERESPONSE']._serialized_end=1382
-  _globals['_CONVERSESTARTED']._serialized_start=1385
-  _globals['_CONVERSESTARTED']._serialized_end=1551
-  _globals['_CONVERSESENTENCE']._serialized_start=1553
-  _globals['_CONVERSESENTENCE']._serialized_end=1600
-  _globals['_CONVERSEACTION']._serialized_start=1602
-  _globals['_CONVERSEACTION']._serialized_end=1659
-  _globals['_CONVERSEFINISHED']._serialized_start=1662
-  _globals['_CONVERSEFINISHED']._serialized_end=1865
-  _globals['_USAGE']._serialized_start=1867
-  _globals['_USAGE']._serialized_end=1947
-  _globals['_COMPLETEREQUEST']._serialized_start=1949
-  _globals['_COMPLETEREQUEST']._serialized_end=2068
-  _globals['_COMPLETERESPONSE']._serialized_start=2070
-  _globals['_COMPLETERESPONSE']._serialized_end=2158
-  _globals['_GETSYNCSTATUSREQUEST']._serialized_start=2160
-  _globals['_GETSYNCSTATUSREQUEST']._serialized_end=2241
-  _globals['_GETSYNCSTATUSRESPONSE']._serialized_start=2243
-  _globals['_GETSYNCSTATUSRESPONSE']._serialized_end=2362
-  _globals['_NPCSYNCSTATUS']._serialized_start=2365
-  _globals['_NPCSYNCSTATUS']._serialized_end=2735
-  _globals['_RUNTIMESTATUS']._serialized_start=2737
-  _globals['_RUNTIMESTATUS']._serialized_end=2835
-  _globals['_ERASEPLAYERREQUEST']._serialized_start=2837
-  _globals['_ERASEPLAYERREQUEST']._serialized_end=2952
-  _globals['_ERASEPLAYERRESPONSE']._serialized_start=2954
-  _globals['_ERASEPLAYERRESPONSE']._serialized_end=3026
-  _globals['_SYNCSERVICE']._serialized_start=3475
-  _globals['_SYNCSERVICE']._serialized_end=3916
+  _globals['_LINE']._serialized_end=858
+  _globals['_CONVERSEREQUEST']._serialized_start=861
+  _globals['_CONVERSEREQUEST']._serialized_end=1173
+  _globals['_CONVERSERESPONSE']._serialized_start=1176
+  _globals['_CONVERSERESPONSE']._serialized_end=1417
+  _globals['_CONVERSESTARTED']._serialized_start=1420
+  _globals['_CONVERSESTARTED']._serialized_end=1629
+  _globals['_CONVERSESENTENCE']._serialized_start=1631
+  _globals['_CONVERSESENTENCE']._serialized_end=1678
+  _globals['_CONVERSEACTION']._serialized_start=1680
+  _globals['_CONVERSEACTION']._serialized_end=1737
+  _globals['_CONVERSEFINISHED']._serialized_start=1740
+  _globals['_CONVERSEFINISHED']._serialized_end=1968
+  _globals['_USAGE']._serialized_start=1970
+  _globals['_USAGE']._serialized_end=2050
+  _globals['_COMPLETEREQUEST']._serialized_start=2052
+  _globals['_COMPLETEREQUEST']._serialized_end=2171
+  _globals['_COMPLETERESPONSE']._serialized_start=2173
+  _globals['_COMPLETERESPONSE']._serialized_end=2261
+  _globals['_GETSYNCSTATUSREQUEST']._serialized_start=2263
+  _globals['_GETSYNCSTATUSREQUEST']._serialized_end=2344
+  _globals['_GETSYNCSTATUSRESPONSE']._serialized_start=2346
+  _globals['_GETSYNCSTATUSRESPONSE']._serialized_end=2465
+  _globals['_NPCSYNCSTATUS']._serialized_start=2468
+  _globals['_NPCSYNCSTATUS']._serialized_end=2838
+  _globals['_RUNTIMESTATUS']._serialized_start=2841
+  _globals['_RUNTIMESTATUS']._serialized_end=2987
+  _globals['_ERASEPLAYERREQUEST']._serialized_start=2990
+  _globals['_ERASEPLAYERREQUEST']._serialized_end=3138
+  _globals['_ERASEPLAYERRESPONSE']._serialized_start=3140
+  _globals['_ERASEPLAYERRESPONSE']._serialized_end=3212
+  _globals['_SYNCSERVICE']._serialized_start=3661
+  _globals['_SYNCSERVICE']._serialized_end=4102
 # @@protoc_insertion_point(module_scope)

@@ -231,6 +231,8 @@ class Line(_message.Message):
     AT_MS_FIELD_NUMBER: _builtins.int
     OWN_FIELD_NUMBER: _builtins.int
     NOTICE_FIELD_NUMBER: _builtins.int
+    TURN_ID_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
     log_seq: _builtins.int
     """Number in the world's log: orders lines, and heard_upto counts by it."""
     speaker_id: _builtins.str
@@ -242,6 +244,12 @@ class Line(_message.Message):
     """Spoken by the NPC itself (what was really heard of it)."""
     notice: _builtins.bool
     """[SYSTEM] notice by Earshot: joins, leaves, gist for joiners."""
+    turn_id: _builtins.str
+    """NPC lines: the turn that said it. An agent is told what it did not say itself, such as what another runtime said
+    for it.
+    """
+    degraded: _builtins.str
+    """As in ConverseFinished; lines of markov and canned are told to no agent."""
     def __init__(
         self,
         *,
@@ -253,10 +261,12 @@ class Line(_message.Message):
         at_ms: _builtins.int = ...,
         own: _builtins.bool = ...,
         notice: _builtins.bool = ...,
+        turn_id: _builtins.str = ...,
+        degraded: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "log_seq", b"log_seq", "notice", b"notice", "own", b"own", "speaker_id", b"speaker_id", "speaker_kind", b"speaker_kind", "speaker_name", b"speaker_name", "text", b"text"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "degraded", b"degraded", "log_seq", b"log_seq", "notice", b"notice", "own", b"own", "speaker_id", b"speaker_id", "speaker_kind", b"speaker_kind", "speaker_name", b"speaker_name", "text", b"text", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -374,6 +384,8 @@ class ConverseStarted(_message.Message):
     INLINED_FIELD_NUMBER: _builtins.int
     READ_MS_FIELD_NUMBER: _builtins.int
     WRITE_MS_FIELD_NUMBER: _builtins.int
+    DEGRADED_FIELD_NUMBER: _builtins.int
+    DEGRADED_REASON_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """The blocks the agent holds are as of this revision (>= min_revision in strict mode)."""
     age_ms: _builtins.int
@@ -384,6 +396,9 @@ class ConverseStarted(_message.Message):
     read_ms: _builtins.int
     """Milliseconds spent: state read, block writes."""
     write_ms: _builtins.int
+    degraded: _builtins.str
+    """As in ConverseFinished: known before the first sentence."""
+    degraded_reason: _builtins.str
     @_builtins.property
     def blocks(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlockStatus]: ...
     def __init__(
@@ -396,10 +411,12 @@ class ConverseStarted(_message.Message):
         inlined: _builtins.bool = ...,
         read_ms: _builtins.int = ...,
         write_ms: _builtins.int = ...,
+        degraded: _builtins.str = ...,
+        degraded_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "blocks", b"blocks", "inlined", b"inlined", "read_ms", b"read_ms", "revision", b"revision", "runtime", b"runtime", "write_ms", b"write_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age_ms", b"age_ms", "blocks", b"blocks", "degraded", b"degraded", "degraded_reason", b"degraded_reason", "inlined", b"inlined", "read_ms", b"read_ms", "revision", b"revision", "runtime", b"runtime", "write_ms", b"write_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -459,6 +476,7 @@ class ConverseFinished(_message.Message):
     DEGRADED_FIELD_NUMBER: _builtins.int
     FIRST_SENTENCE_MS_FIELD_NUMBER: _builtins.int
     TOTAL_MS_FIELD_NUMBER: _builtins.int
+    DEGRADED_REASON_FIELD_NUMBER: _builtins.int
     outcome: Global___ConverseOutcome.ValueType
     runtime: _builtins.str
     model: _builtins.str
@@ -466,6 +484,10 @@ class ConverseFinished(_message.Message):
     """"" = not degraded; else cached, markov, canned, offline."""
     first_sentence_ms: _builtins.int
     total_ms: _builtins.int
+    degraded_reason: _builtins.str
+    """Why no model answered: RUNTIME_FAILED, RUNTIME_RATE_LIMITED, BUDGET_SPENT, RETRY_BUDGET_SPENT, TURN_TIMEOUT, AGENT_BUSY;
+    "" = the chain asks for it first.
+    """
     @_builtins.property
     def usage(self) -> Global___Usage: ...
     def __init__(
@@ -478,10 +500,11 @@ class ConverseFinished(_message.Message):
         degraded: _builtins.str = ...,
         first_sentence_ms: _builtins.int = ...,
         total_ms: _builtins.int = ...,
+        degraded_reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "first_sentence_ms", b"first_sentence_ms", "model", b"model", "outcome", b"outcome", "runtime", b"runtime", "total_ms", b"total_ms", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "degraded_reason", b"degraded_reason", "first_sentence_ms", b"first_sentence_ms", "model", b"model", "outcome", b"outcome", "runtime", b"runtime", "total_ms", b"total_ms", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -698,12 +721,20 @@ class RuntimeStatus(_message.Message):
     DETAIL_FIELD_NUMBER: _builtins.int
     IN_FLIGHT_FIELD_NUMBER: _builtins.int
     BREAKER_FIELD_NUMBER: _builtins.int
+    HOLD_MS_FIELD_NUMBER: _builtins.int
+    P95_MS_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     healthy: _builtins.bool
     detail: _builtins.str
     in_flight: _builtins.int
     breaker: _builtins.str
     """closed | open | half_open"""
+    hold_ms: _builtins.int
+    """Milliseconds until it may be called again (429 or used-up allowance); 0 = now."""
+    p95_ms: _builtins.int
+    """Time to the first words, 95th percentile of the last minute; 0 = not known."""
+    model: _builtins.str
     def __init__(
         self,
         *,
@@ -712,10 +743,13 @@ class RuntimeStatus(_message.Message):
         detail: _builtins.str = ...,
         in_flight: _builtins.int = ...,
         breaker: _builtins.str = ...,
+        hold_ms: _builtins.int = ...,
+        p95_ms: _builtins.int = ...,
+        model: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "detail", b"detail", "healthy", b"healthy", "in_flight", b"in_flight", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["breaker", b"breaker", "detail", b"detail", "healthy", b"healthy", "hold_ms", b"hold_ms", "in_flight", b"in_flight", "model", b"model", "name", b"name", "p95_ms", b"p95_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -729,6 +763,8 @@ class ErasePlayerRequest(_message.Message):
     PLAYER_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     NPCS_FIELD_NUMBER: _builtins.int
+    TEXTS_FIELD_NUMBER: _builtins.int
+    TURN_IDS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     player_id: _builtins.str
     request_id: _builtins.str
@@ -736,6 +772,14 @@ class ErasePlayerRequest(_message.Message):
     def npcs(self) -> _containers.RepeatedCompositeFieldContainer[_state_pb2.NpcKey]:
         """Agents that heard the player, as chat's log knows: deleted and recreated."""
 
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Deleted messages instead of a whole player (player_id ""): their texts, and the turns that answered them. What degraded
+        mode learnt and what the reply cache holds of them is removed; agents stay.
+        """
+
+    @_builtins.property
+    def turn_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
         self,
         *,
@@ -743,10 +787,12 @@ class ErasePlayerRequest(_message.Message):
         player_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
         npcs: _abc.Iterable[_state_pb2.NpcKey] | None = ...,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+        turn_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["npcs", b"npcs", "player_id", b"player_id", "request_id", b"request_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["npcs", b"npcs", "player_id", b"player_id", "request_id", b"request_id", "tenant", b"tenant", "texts", b"texts", "turn_ids", b"turn_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -94,7 +94,8 @@ class SyncServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ErasePlayer(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """ErasePlayer removes a player, or single deleted messages, from agents, notes, summaries, degraded mode and reply cache.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -43,6 +43,7 @@ class SyncServiceStub:
     """Complete runs a stateless completion (summaries, vision); no agent."""
     GetSyncStatus: _grpc.UnaryUnaryMultiCallable[_sync_pb2.GetSyncStatusRequest, _sync_pb2.GetSyncStatusResponse]
     ErasePlayer: _grpc.UnaryUnaryMultiCallable[_sync_pb2.ErasePlayerRequest, _sync_pb2.ErasePlayerResponse]
+    """ErasePlayer removes a player, or single deleted messages, from agents, notes, summaries, degraded mode and reply cache."""
 
 @_typing.type_check_only
 class SyncServiceAsyncStub(SyncServiceStub):
@@ -59,6 +60,7 @@ class SyncServiceAsyncStub(SyncServiceStub):
     """Complete runs a stateless completion (summaries, vision); no agent."""
     GetSyncStatus: _aio.UnaryUnaryMultiCallable[_sync_pb2.GetSyncStatusRequest, _sync_pb2.GetSyncStatusResponse]  # type: ignore[assignment]
     ErasePlayer: _aio.UnaryUnaryMultiCallable[_sync_pb2.ErasePlayerRequest, _sync_pb2.ErasePlayerResponse]  # type: ignore[assignment]
+    """ErasePlayer removes a player, or single deleted messages, from agents, notes, summaries, degraded mode and reply cache."""
 
 class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -101,6 +103,7 @@ class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _sync_pb2.ErasePlayerRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_sync_pb2.ErasePlayerResponse, _abc.Awaitable[_sync_pb2.ErasePlayerResponse]]: ...
+    ) -> _typing.Union[_sync_pb2.ErasePlayerResponse, _abc.Awaitable[_sync_pb2.ErasePlayerResponse]]:
+        """ErasePlayer removes a player, or single deleted messages, from agents, notes, summaries, degraded mode and reply cache."""
 
 def add_SyncServiceServicer_to_server(servicer: SyncServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
