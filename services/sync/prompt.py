@@ -39,7 +39,7 @@ class Reason(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the log that the NPC witnessed (seq orders it). own: said by the NPC, in `turn`; notice: Earshot's."""
+    """One line of the log that the NPC witnessed (seq orders it). own: said by the NPC, in `turn`; notice: ours."""
 
     seq: int
     speaker: str

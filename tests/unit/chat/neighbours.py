@@ -230,7 +230,7 @@ class FakeSync(sync_pb2_grpc.SyncServiceServicer):
                 await asyncio.sleep(line.first_s)
                 raise line.error
             yield sync_pb2.ConverseResponse(
-                started=sync_pb2.ConverseStarted(revision=request.min_revision, runtime="fake")
+                started=sync_pb2.ConverseStarted(revision=request.min_revision, runtime="fake", degraded=line.degraded)
             )
             for number, sentence in enumerate(line.sentences if line.outcome == "SPOKE" else ()):
                 await asyncio.sleep(line.first_s if number == 0 else line.each_s)
