@@ -15,7 +15,7 @@ RUN /opt/earshot/bin/pip install --no-deps --no-build-isolation .
 FROM python:3.11-slim-bookworm
 RUN groupadd --gid 10001 earshot \
  && useradd --uid 10001 --gid earshot --home-dir /data --no-create-home --shell /usr/sbin/nologin earshot \
- && install --directory --owner earshot --group earshot --mode 0700 /data
+ && install --directory --owner earshot --group earshot --mode 0700 /data /certs
 COPY --from=build /opt/earshot /opt/earshot
 # Everything that is written goes below /data: stores, and the compiled cluster kernels (numba) in its cache directory.
 # The rest of the file system may be read-only.

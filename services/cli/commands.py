@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from services.cli import bench, replay
+from services.cli import bench, certs, replay
 from services.common.clock import SystemClock
 from services.common.errors import EarshotError
 from services.common.settings import ROOMS, Settings
@@ -78,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     predict.set_defaults(run=_turns_predict)
 
     bench.add(commands)
+    certs.add(commands)
     replay.add(commands)
     return parser
 

@@ -6,8 +6,9 @@ import grpc
 import httpx
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from services.common.channels import service_of
+from services.common.channels import remote, service_of
 from services.common.settings import Settings
+from services.common.tls import load
 
 TIMEOUT_S = 3.0
 
@@ -30,7 +31,7 @@ async def _edge(settings: Settings) -> tuple[bool, str]:
 
 async def _room(settings: Settings, room: str) -> tuple[bool, str]:
     address = settings.address(room)
-    async with grpc.aio.insecure_channel(address) as channel:
+    async with remote(room, address, load(settings.tls)) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             answer = await stub.Check(health_pb2.HealthCheckRequest(service=service_of(room)), timeout=TIMEOUT_S)

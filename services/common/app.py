@@ -21,9 +21,10 @@ from services.common.clock import Clock, SystemClock
 from services.common.inprocess import InProcessServer
 from services.common.interceptors import RoomInterceptor
 from services.common.logs import get_logger
-from services.common.settings import Settings
+from services.common.settings import SERVED, Settings
 from services.common.store import MEMORY, Database
 from services.common.telemetry import Metrics, configure_tracing
+from services.common.tls import CallerInterceptor, require
 
 Worker = Callable[[], Awaitable[None]]
 # A worker that fails is started again, after this, doubling to the maximum.
@@ -128,7 +129,13 @@ class App:
         self._ready = True
 
     async def _serve_network(self) -> None:
-        server = grpc.aio.server(interceptors=[self._interceptor], options=OPTIONS)
+        identity = self.channels.identity
+        served = {room: self.settings.address(room) for room in sorted(self.rooms & set(SERVED))}
+        require(identity, served)
+        interceptors: list[grpc.aio.ServerInterceptor] = [self._interceptor]
+        if identity is not None:
+            interceptors.append(CallerInterceptor(served, self.settings.tls_callers))
+        server = grpc.aio.server(interceptors=interceptors, options=OPTIONS)
         health = health_aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health, server)
         for adder, servicer, service in self._adders:
@@ -136,8 +143,11 @@ class App:
             await health.set(service, health_pb2.HealthCheckResponse.NOT_SERVING)
         self._health = health
         self._workers.append(("common.health", self._tell_health))
-        for room in sorted(self.rooms - {"edge"}):
-            server.add_insecure_port(self.settings.address(room))
+        for address in served.values():
+            if identity is None:
+                server.add_insecure_port(address)
+            else:
+                server.add_secure_port(address, identity.server())
         await server.start()
         self._server = server
 

@@ -16,6 +16,7 @@ from services.common.errors import Unavailable, from_rpc
 from services.common.inprocess import InProcessServer
 from services.common.settings import Settings
 from services.common.telemetry import traceparent
+from services.common.tls import Identity, load, name_of, require
 
 _READS = [
     {"service": "earshot.state.v1.StateService", "method": method}
@@ -73,6 +74,7 @@ class Channels:
         self._hosted = hosted
         self._channels: dict[str, Any] = {}
         self._remote: dict[str, grpc.aio.Channel] = {}
+        self.identity = load(settings.tls)
 
     def to(self, room: str) -> Any:
         """Channel for the room's generated stub."""
@@ -80,7 +82,7 @@ class Channels:
             if room in self._hosted:
                 channel: Any = self._local.channel()
             else:
-                channel = grpc.aio.insecure_channel(self._settings.address(room), options=OPTIONS)
+                channel = remote(room, self._settings.address(room), self.identity)
                 self._remote[room] = channel
             self._channels[room] = TracedChannel(channel)
         return self._channels[room]
@@ -101,6 +103,15 @@ class Channels:
     async def close(self) -> None:
         for channel in self._remote.values():
             await channel.close()
+
+
+def remote(room: str, address: str, identity: Identity | None) -> grpc.aio.Channel:
+    """A channel to a room elsewhere. Raises BadInput (PLAINTEXT_REFUSED) beyond this machine without an identity."""
+    require(identity, {room: address})
+    if identity is None:
+        return grpc.aio.insecure_channel(address, options=OPTIONS)
+    options = [*OPTIONS, ("grpc.ssl_target_name_override", name_of(room))]
+    return grpc.aio.secure_channel(address, identity.channel(), options=options)
 
 
 class TracedChannel:

@@ -12,6 +12,8 @@ from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOMS = ("edge", "state", "cluster", "sync", "chat")
+# Those that others call over gRPC.
+SERVED = ("state", "cluster", "sync", "chat")
 Room = Literal["edge", "state", "cluster", "sync", "chat"]
 
 
@@ -27,6 +29,10 @@ class Settings(BaseSettings):
     cluster_addr: str = Field("127.0.0.1:50052", description="Where ClusterService listens, and is called.")
     sync_addr: str = Field("127.0.0.1:50053", description="Where SyncService listens, and is called.")
     chat_addr: str = Field("127.0.0.1:50054", description="Where ChatService listens, and is called.")
+    tls: str = Field(
+        "", description="Directory with ca.pem, cert.pem, key.pem: mutual TLS between rooms; needed beyond loopback."
+    )
+    tls_callers: str = Field("", description="More certificate names that may call a room: room=name, comma separated.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe record logged.")
     log_format: Literal["console", "json"] = Field("console", description="For people, or one JSON object a line.")
     shutdown_s: float = Field(10.0, description="How long running calls may finish after a stop.")

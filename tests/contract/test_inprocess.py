@@ -1,10 +1,16 @@
-"""The in-process stub keeps what real gRPC does: one suite over both."""
+"""The in-process stub keeps what real gRPC does, and mutual TLS changes none of it: one suite over all three."""
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import datetime
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -12,7 +18,9 @@ import pytest
 from earshot.chat.v1 import chat_pb2, chat_pb2_grpc
 from earshot.state.v1 import state_pb2, state_pb2_grpc
 
-from services.common.channels import OPTIONS
+from services.cli.certs import issue
+from services.common import tls
+from services.common.channels import remote
 from services.common.errors import (
     BadInput,
     Conflict,
@@ -29,7 +37,7 @@ from services.common.interceptors import RoomInterceptor
 from services.common.telemetry import Metrics
 
 pytestmark = pytest.mark.real_time
-MODES = ("inprocess", "grpc")
+MODES = ("inprocess", "grpc", "tls")
 
 
 class Chat(chat_pb2_grpc.ChatServiceServicer):
@@ -101,20 +109,36 @@ class State(state_pb2_grpc.StateServiceServicer):
             )
 
 
+@cache
+def _certificates() -> Path:
+    """One certificate for both sides: a caller of every room, and the name that the channel asks for."""
+    directory = Path(tempfile.mkdtemp(prefix="earshot-certs-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    (folder,) = issue(directory, [("edge",)], datetime.datetime.now(datetime.UTC), days=1)
+    return folder
+
+
 @asynccontextmanager
 async def served(mode: str) -> AsyncIterator[tuple[Any, Any, Chat, Callable[[], Any]]]:
     chat = Chat()  # type: ignore[abstract]  # a fake of part of the service
     interceptor = RoomInterceptor(Metrics())
-    interceptors = [interceptor]
+    interceptors: list[Any] = [interceptor]
+    certificates = tls.load(str(_certificates())) if mode == "tls" else None
+    if certificates is not None:
+        interceptors.append(tls.CallerInterceptor(("chat", "state"), "chat=edge.earshot"))
     server: Any = InProcessServer(interceptors) if mode == "inprocess" else grpc.aio.server(interceptors=interceptors)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(chat, server)
     state_pb2_grpc.add_StateServiceServicer_to_server(State(), server)  # type: ignore[abstract]  # likewise
     if mode == "inprocess":
         channel = server.channel()
     else:
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = (
+            server.add_insecure_port("127.0.0.1:0")
+            if certificates is None
+            else server.add_secure_port("127.0.0.1:0", certificates.server())
+        )
         await server.start()
-        channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=OPTIONS)
+        channel = remote("edge", f"127.0.0.1:{port}", certificates)
     try:
         yield (
             chat_pb2_grpc.ChatServiceStub(channel),

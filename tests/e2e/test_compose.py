@@ -44,10 +44,13 @@ class Composed:
     def environment(self, service: str) -> dict[str, str]:
         data = self.volumes / service
         image = {name: value.replace("/data", str(data)) for name, value in image_environment().items()}
-        given = {name: value for name, value in self.services[service]["environment"].items() if value is not None}
+        settings = self.services.get(service, {}).get("environment", {})
+        given = {name: value for name, value in settings.items() if value is not None}
         for name, value in given.items():
             if name.endswith(("_ADDR", "_LISTEN")):
                 given[name] = f"127.0.0.1:{self.port(value)}"
+            elif name == "EARSHOT_TLS":
+                given[name] = value.replace("/certs", str(self.volumes / "certs" / service))
         return {**image, **given, "HOME": str(data), "PATH": f"{Path(sys.executable).parent}:{os.defpath}"}
 
     def port(self, address: str) -> int:
@@ -102,10 +105,13 @@ class Composed:
 
 @pytest.fixture
 def composed(tmp_path: Path) -> Iterator[Composed]:
-    resolved = compose("config", "--format", "json")
+    resolved = compose("--profile", "setup", "config", "--format", "json")
     assert resolved.returncode == 0, resolved.stderr
-    one = Composed(json.loads(resolved.stdout)["services"], tmp_path)
-    for name in one.services:
+    services = json.loads(resolved.stdout)["services"]
+    by_hand = services.pop("certs")
+    assert by_hand["command"] == ["certs", "/certs"]
+    one = Composed(services, tmp_path)
+    for name in (*one.services, "certs"):
         (tmp_path / name).mkdir(mode=0o700)
     try:
         yield one
@@ -117,6 +123,8 @@ def composed(tmp_path: Path) -> Iterator[Composed]:
 
 
 def test_services_of_the_compose_file_find_each_other(composed: Composed) -> None:
+    certified = composed.run("certs", "earshot", "certs", str(composed.volumes / "certs"))
+    assert certified.returncode == 0, certified.stderr
     created = composed.run("edge", "earshot", "key", "create", "mygame")
     assert created.returncode == 0, created.stderr
     key = next(word for word in created.stdout.split() if word.startswith("ek_"))
@@ -138,6 +146,11 @@ def test_services_of_the_compose_file_find_each_other(composed: Composed) -> Non
         assert [reply["npc_id"] for reply in said["replies"]] == ["mara"], said
 
     stores = {name: {file.stem for file in (composed.volumes / name).glob("*.db")} for name in composed.services}
+    # Without its certificate a room is nobody: the others do not answer.
+    (composed.volumes / "certs" / "edge" / "cert.pem").unlink()
+    refused = composed.run("edge", "earshot", "health", "--target", "state")
+    assert refused.returncode == 1
+    assert "TLS_FILES" in refused.stderr
     assert stores == {name: {name} & {"state", "sync", "chat"} for name in composed.services}
     for name in ("edge", "chat", "sync", "state", "cluster"):
         assert composed.stop(name) == 0, composed.output(name)

@@ -150,8 +150,12 @@ def wrong_confinement(config: Config) -> list[str]:
         if not any(entry.startswith("/tmp") for entry in service.get("tmpfs", ())):
             wrong.append(f"{name}: no /tmp")
         mounted = [(volume["type"], volume["source"], volume["target"]) for volume in service.get("volumes", ())]
-        if mounted != [("volume", name, "/data")]:
+        if mounted != [("volume", name, "/data"), ("volume", "certs", "/certs")]:
             wrong.append(f"{name}: its data is not on a volume of its own: {mounted}")
+            continue
+        certs = service["volumes"][1]
+        if certs.get("read_only") is not True or certs["volume"].get("subpath") != name:
+            wrong.append(f"{name}: could change certificates, or read another room's key: {certs}")
         outside = [network for network in service["networks"] if not config["networks"][network].get("internal")]
         if outside and name not in ("edge", "sync"):
             wrong.append(f"{name}: reaches outside by {outside}")
@@ -225,6 +229,9 @@ COMPOSE: dict[Callable[[Config], list[str]], tuple[Plant, ...]] = {
         lambda c: c["services"]["state"].update(user="root"),
         lambda c: c["services"]["state"].update(tmpfs=[]),
         lambda c: c["services"]["state"]["volumes"][0].update(source="chat"),
+        lambda c: c["services"]["state"]["volumes"][1].pop("read_only"),
+        lambda c: c["services"]["state"]["volumes"][1]["volume"].update(subpath="chat"),
+        lambda c: c["services"]["state"]["volumes"][1]["volume"].pop("subpath"),
         lambda c: c["services"]["state"]["networks"].update(outside=None),
         lambda c: c["networks"]["rooms"].update(internal=False),
     ),
