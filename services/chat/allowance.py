@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 # Buckets that are full again are forgotten when there are more than this.
 BUCKETS_MAX = 4096
+# The same line again within this is one more call for it: the existing game makes one for each NPC in earshot.
+SAME_LINE_S = 1.0
 
 
 @dataclass(slots=True)
@@ -33,3 +35,23 @@ class Allowance:
         self._buckets = {
             key: (level, at) for key, (level, at) in self._buckets.items() if level + (now - at) * rate < self.count
         }
+
+
+@dataclass(slots=True)
+class Toll:
+    """An allowance that a line is charged to once, however many calls bring it."""
+
+    allowance: Allowance
+    _charged: dict[str, tuple[str, float]] = field(default_factory=dict)
+
+    def charge(self, key: str, speaker: str, line: str, now: float) -> float:
+        """Take one of `key` for a speaker's line. 0 when it may pass, else the seconds until it may."""
+        last = self._charged.get(speaker)
+        if last is not None and last[0] == line and now - last[1] < SAME_LINE_S:
+            return 0.0
+        wait = self.allowance.take(key, now)
+        if wait == 0:
+            if len(self._charged) > BUCKETS_MAX:
+                self._charged = {who: seen for who, seen in self._charged.items() if now - seen[1] < SAME_LINE_S}
+            self._charged[speaker] = (line, now)
+        return wait

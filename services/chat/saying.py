@@ -16,7 +16,7 @@ from earshot.type.v1 import type_pb2
 
 from services.chat import effects, hygiene
 from services.chat.actor import WorldActor
-from services.chat.allowance import Allowance
+from services.chat.allowance import Allowance, Toll
 from services.chat.inputs import Heard, Wished
 from services.chat.moderation import ALLOWED, Moderator, Verdict, check_before
 from services.chat.outcome import Outcome
@@ -83,10 +83,9 @@ class Saying:
     moderator: Moderator
     clock: Clock
     metrics: Metrics
-    players: Allowance
-    conversations: Allowance = field(default_factory=lambda: Allowance(CONVERSATION_MESSAGES, PERIOD_S))
+    players: Toll
+    conversations: Toll = field(default_factory=lambda: Toll(Allowance(CONVERSATION_MESSAGES, PERIOD_S)))
     _flying: dict[tuple[Key, str], asyncio.Future[Seen]] = field(default_factory=dict)
-    _last: dict[tuple[Key, str], tuple[str, float]] = field(default_factory=dict)
 
     async def say(self, words: Words) -> Said:
         """Append and, if the caller waits, wait. Raises BadInput, Conflict STALE_EPOCH, Overloaded, Unavailable."""
@@ -133,11 +132,14 @@ class Saying:
         return flight
 
     async def _append(self, actor: WorldActor, words: Words, text: str) -> effects.Accepted:
-        self._allow(words, text)
+        self._charge(self.players, words.speaker_id, words, text)
         verdict = ALLOWED if words.system else await check_before(self.moderator, text)
         began = self.clock.monotonic()
         revision = await self._observed(actor, words)
         earshot_ms = round((self.clock.monotonic() - began) * 1000)
+        where = actor.world.where(words.speaker_id)
+        if where is not None:
+            self._charge(self.conversations, where.id, words, text)
         speaker = self._speaker(actor, words)
         heard = Heard(
             at_ms=0,
@@ -156,21 +158,15 @@ class Saying:
         assert accepted is not None, "a line that was heard is always answered"
         return accepted
 
-    def _allow(self, words: Words, text: str) -> None:
-        """Take one from the speaker's allowance; the same line again at once (one call per NPC) takes none."""
-        now = self.clock.monotonic()
-        who = (words.world, words.speaker_id)
+    def _charge(self, toll: Toll, whose: str, words: Words, text: str) -> None:
+        """Charge a line to a player, or to a conversation. Raises Overloaded RATE_LIMITED."""
+        speaker = "\0".join((*words.world, words.speaker_id))
         line = "system" if words.system else text
-        last = self._last.get(who)
-        if last is not None and last[0] == line and now - last[1] < 1.0:
-            return
-        if len(self._last) > 4096:
-            self._last = {key: seen for key, seen in self._last.items() if now - seen[1] < 1.0}
-        wait = self.players.take("\0".join((*words.world, words.speaker_id)), now)
+        wait = toll.charge("\0".join((*words.world, whose)), speaker, line, self.clock.monotonic())
         if wait > 0:
             self.metrics.utterances.labels("rate_limited").inc()
-            raise Overloaded("this player says too much", reason="RATE_LIMITED", retry_after_ms=round(wait * 1000))
-        self._last[who] = (line, now)
+            told = "this player says too much" if toll is self.players else "this conversation is too loud"
+            raise Overloaded(told, reason="RATE_LIMITED", retry_after_ms=round(wait * 1000))
 
     async def _observed(self, actor: WorldActor, words: Words) -> int:
         """State's revision; the existing game's calls are themselves a sign of being together."""
@@ -189,14 +185,6 @@ class Saying:
             except grpc.aio.AioRpcError as error:
                 raise from_rpc(error) from error
             revision = await self.worlds.observe(actor, reported.revision)
-        where = actor.world.where(words.speaker_id)
-        if where is not None:
-            wait = self.conversations.take("\0".join((*words.world, where.id)), self.clock.monotonic())
-            if wait > 0:
-                self.metrics.utterances.labels("rate_limited").inc()
-                raise Overloaded(
-                    "this conversation is too loud", reason="RATE_LIMITED", retry_after_ms=round(wait * 1000)
-                )
         return revision
 
     def _speaker(self, actor: WorldActor, words: Words) -> Participant:

@@ -10,7 +10,7 @@ from earshot.sync.v1 import sync_pb2_grpc
 
 from services.chat import rules
 from services.chat.actor import Tools, WorldActor
-from services.chat.allowance import Allowance
+from services.chat.allowance import Allowance, Toll
 from services.chat.asking import Asking
 from services.chat.bell import Bell
 from services.chat.crew import Crew
@@ -51,7 +51,7 @@ async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> 
     tools = Tools(store, crew, bell, app.clock, app.metrics, laws, ask, locate, settings.record)
     worlds = Worlds(state, tools)
     asking = Asking(sync, moderator, worlds, app.clock, settings.turn_deadline_s, settings.history_tokens)
-    players = Allowance(settings.player_messages_per_10s, PERIOD_S)
+    players = Toll(Allowance(settings.player_messages_per_10s, PERIOD_S))
     saying = Saying(worlds, store, state, moderator, app.clock, app.metrics, players)
     eraser = Eraser(store, worlds, state, sync, app.clock)
     retention = Retention(

@@ -376,6 +376,29 @@ async def test_too_much_is_refused_and_says_when_to_come_back() -> None:
         await room.say("p1", "Ben, now again", wait=0)
 
 
+async def test_a_crowd_of_old_calls_for_one_sentence_is_charged_once() -> None:
+    """A player among eight NPCs: eight calls a sentence, eight sentences, far within the conversation's ten seconds."""
+    async with tavern() as room:
+        crowd = ("mara", "brom", "wyn", "tess", "odo", "una", "vic", "zed")
+        room.state.move({"L1": [*crowd, "p1"]})
+        for number in range(8):
+            calls = (
+                room.say("p1", f"Ah, number {number}.", waiting_npc_id=npc, message_id="", wait=0.1) for npc in crowd
+            )
+            await asyncio.gather(*calls)
+
+
+async def test_a_conversation_may_be_too_loud() -> None:
+    async with tavern() as room:
+        players = [f"q{number}" for number in range(5)]
+        room.state.move({"L1": ["mara", *players]})
+        for number in range(40):
+            await room.say(players[number % 5], f"Line {number}", wait=0)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await room.say("q0", "one more", wait=0)
+        assert from_rpc(caught.value).reason == "RATE_LIMITED"
+
+
 @pytest.mark.parametrize(
     ("speaker", "text", "reason"),
     [("p1", "  \u200b ", "EMPTY_TEXT"), ("p1", "x" * 201, "TOO_LONG"), ("", "hello", "SPEAKER_REQUIRED")],
