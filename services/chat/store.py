@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from services.chat import erasing, events, inputs, recording_store
+from services.chat import erasing, events, explaining, inputs, recording_store
 from services.chat.effects import Explain
 from services.common.ownership import Fence
 from services.common.store import MEMORY, Database
@@ -27,8 +27,9 @@ SCHEMA = (
     " life INTEGER NOT NULL, PRIMARY KEY (tenant, world)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS holes (tenant TEXT, world TEXT, low INTEGER, high INTEGER NOT NULL,"
     " PRIMARY KEY (tenant, world, low)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS turns (tenant TEXT, world TEXT, turn TEXT, at_ms INTEGER NOT NULL, why BLOB NOT NULL,"
-    " event BLOB NOT NULL, PRIMARY KEY (tenant, world, turn)) WITHOUT ROWID",
+    # seq: the turn's last entry in the log. A turn is explained as long as that entry is kept.
+    "CREATE TABLE IF NOT EXISTS explanations (tenant TEXT, world TEXT, turn TEXT, at_ms INTEGER NOT NULL,"
+    " why BLOB NOT NULL, seq INTEGER NOT NULL, PRIMARY KEY (tenant, world, turn)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS seen (tenant TEXT, world TEXT, key TEXT, at_ms INTEGER NOT NULL, body BLOB NOT NULL,"
     " PRIMARY KEY (tenant, world, key)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS erasures (tenant TEXT, id TEXT, player TEXT NOT NULL, state TEXT NOT NULL,"
@@ -41,7 +42,13 @@ SEQ_SKIP = 65_536
 
 World = tuple[str, str]
 
-_HOLDS_PLAYERS = (("worlds", "state"), ("inputs", "body"), ("events", "body"), ("turns", "why"), ("recorded", "body"))
+_HOLDS_PLAYERS = (
+    ("worlds", "state"),
+    ("inputs", "body"),
+    ("events", "body"),
+    ("explanations", "why"),
+    ("recorded", "body"),
+)
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -193,12 +200,14 @@ class ChatStore:
     def explained(self, world: World, turn_id: str) -> Explained | None:
         """Why a turn came about."""
         rows = self._database.read(
-            "SELECT why, event FROM turns WHERE tenant=? AND world=? AND turn=?", (*world, turn_id)
+            "SELECT x.why, e.body FROM explanations x JOIN events e USING (tenant, world, seq)"
+            " WHERE x.tenant=? AND x.world=? AND x.turn=?",
+            (*world, turn_id),
         )
         if not rows:
             return None
         why, event = rows[0]
-        return Explained(msgspec.msgpack.decode(why, type=Explain), events.decode(event))
+        return Explained(explaining.unpack(why), events.decode(event))
 
     def seen(self, world: World, key: str) -> Seen | None:
         """The first message of that key."""
@@ -304,9 +313,9 @@ def _append(db: sqlite3.Connection, world: World, append: Append, life: int) -> 
         [(*world, event.seq, event.conversation_id, event.at_ms, events.encode(event)) for event in append.events],
     )
     db.executemany(
-        "INSERT OR REPLACE INTO turns VALUES (?,?,?,?,?,?)",
+        "INSERT OR REPLACE INTO explanations VALUES (?,?,?,?,?,?)",
         [
-            (*world, turn_id, turn.event.at_ms, msgspec.msgpack.encode(turn.why), events.encode(turn.event))
+            (*world, turn_id, turn.event.at_ms, explaining.pack(turn.why), turn.event.seq)
             for turn_id, turn in append.turns.items()
         ],
     )
@@ -348,7 +357,7 @@ def _trim(db: sqlite3.Connection, world: World, before_ms: int, keep: int) -> in
         "DELETE FROM events WHERE tenant=? AND world=? AND seq<? AND (seq<? OR at_ms<?)",
         (*world, end, floor, before_ms),
     ).rowcount
-    for table in ("turns", "seen"):
+    for table in ("explanations", "seen"):
         db.execute(f"DELETE FROM {table} WHERE tenant=? AND world=? AND at_ms<?", (*world, before_ms))
     (oldest,) = db.execute("SELECT min(seq) FROM events WHERE tenant=? AND world=?", world).fetchone()
     db.execute("DELETE FROM holes WHERE tenant=? AND world=? AND high<?", (*world, oldest))
@@ -356,7 +365,7 @@ def _trim(db: sqlite3.Connection, world: World, before_ms: int, keep: int) -> in
 
 
 def _drop(db: sqlite3.Connection, world: World) -> None:
-    for table in ("inputs", "events", "worlds", "holes", "turns", "seen", "recorded"):
+    for table in ("inputs", "events", "worlds", "holes", "explanations", "seen", "recorded"):
         db.execute(f"DELETE FROM {table} WHERE tenant=? AND world=?", world)
 
 
@@ -374,12 +383,10 @@ def _erase(db: sqlite3.Connection, world: World, player: str, names: Sequence[st
         else:
             db.execute("UPDATE events SET body=? WHERE tenant=? AND world=? AND seq=?", (events.encode(kept), *key))
     marks = [player.encode(), *(name.encode() for name in names)]
-    for turn, why, event in db.execute(
-        "SELECT turn, why, event FROM turns WHERE tenant=? AND world=?", world
-    ).fetchall():
-        if any(mark in why or mark in event for mark in marks):
+    for turn, why in db.execute("SELECT turn, why FROM explanations WHERE tenant=? AND world=?", world).fetchall():
+        if any(mark in why for mark in marks):
             removed += 1
-            db.execute("DELETE FROM turns WHERE tenant=? AND world=? AND turn=?", (*world, turn))
+            db.execute("DELETE FROM explanations WHERE tenant=? AND world=? AND turn=?", (*world, turn))
     removed += db.execute("DELETE FROM seen WHERE tenant=? AND world=? AND instr(key, ?)", (*world, player)).rowcount
     return removed
 
