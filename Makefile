@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
 
-.PHONY: run test check setup setup-dev proto lock format test-letta test-luau clean
+.PHONY: run test check setup setup-dev proto lock format letta test-letta test-luau clean
 
 run: setup ## start every service with the tavern demo
 	@$(BIN)/earshot up --demo
@@ -18,6 +18,9 @@ check: setup-dev ## lint, types, room boundaries, generated code up to date
 	$(BIN)/mypy services tests bench
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory proto OUT=$(VENV)/gen-check && diff -r gen $(VENV)/gen-check && echo "gen/ is up to date"
+
+letta: ## the pinned Letta server on 127.0.0.1:8333 (installs it the first time; deploy/letta/stop.sh ends it)
+	@deploy/letta/start.sh --port 8333
 
 test-letta: setup-dev ## the tests against a real Letta server 0.16.8
 	@deploy/letta/run-tests.sh $(BIN)/pytest -m letta
