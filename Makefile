@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
 
-.PHONY: run test check setup setup-dev proto lock format letta test-letta test-luau clean
+.PHONY: run test check setup setup-dev proto lock format letta bench test-letta test-luau clean
 
 run: setup ## start every service with the tavern demo
 	@$(BIN)/earshot up --demo
@@ -27,6 +27,9 @@ test-letta: setup-dev ## the tests against a real Letta server 0.16.8
 
 test-luau: setup-dev ## the Roblox SDK in a Luau VM against a real edge (needs Node 20)
 	@$(BIN)/pytest tests/e2e/test_roblox_sdk.py
+
+bench: setup-dev ## every bench beside its peers (about 15 minutes): docs/benchmarks.md, and what became worse
+	@$(BIN)/python -m bench.everything
 
 setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev

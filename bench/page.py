@@ -1,0 +1,107 @@
+"""What the benches found, for people: a page of tables, and a picture of bars for each bench. Pure.
+
+Nothing is added to what was measured: each table stands under the command that made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from bench.result import shown
+
+WIDTH, BAR, GAP, LABEL, FIGURE = 760, 16, 6, 330, 110
+# Bars of one picture; a bench with more figures shows those that have peers first.
+BARS = 16
+_STYLE = (
+    "<style>text{font:12px system-ui,sans-serif;fill:#333}.u{fill:#2f7d6b}.p{fill:#b9c4cc}.g{stroke:#c2410c;"
+    "stroke-width:2}.h{font-weight:600}@media(prefers-color-scheme:dark){text{fill:#ddd}.u{fill:#4fb89e}"
+    ".p{fill:#55626b}.g{stroke:#fb923c}}</style>"
+)
+_VERDICT = {True: "ok", False: "**missed**", None: ""}
+_INTRODUCTION = """# Benchmarks
+
+Made by `make bench`; do not edit. Every figure stands under the command that made it, beside its peers of the same run on
+the same machine, which others used at the same time: compare ratios, not absolute figures. A goal that was missed says so.
+[bench/README.md](../bench/README.md) says how each is measured, and what the peers are.
+
+"""
+
+
+def markdown(results: Mapping[str, Any], pictures: set[str]) -> str:
+    """The page. results: as `latest.json`; pictures: names of the pictures that exist."""
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    figures = [record for report in results["benches"] for record in report["results"]]
+    goals = [record["ok"] for record in figures if record["ok"] is not None]
+    parts = [
+        _INTRODUCTION,
+        f"* Machine: {results['machine']}\n* Versions: {versions}\n"
+        f"* {len(figures)} figures, {len(goals)} with a goal, {sum(goals)} of them reached\n",
+    ]
+    return "".join([*parts, *(_section(report, pictures) for report in results["benches"])])
+
+
+def _section(report: Mapping[str, Any], pictures: set[str]) -> str:
+    name = report["bench"]
+    head = f"\n## {name}\n\n`{report['command']}` ({report['s']} s)\n\n"
+    if report.get("error"):
+        return f"{head}Not measured: {report['error']}.\n"
+    picture = f"bench-{name}.svg"
+    shown_picture = (
+        f"![{name}: bars of each figure beside its peers](pictures/{picture})\n\n" if picture in pictures else ""
+    )
+    return f"{head}{shown_picture}{_table(report['results'])}"
+
+
+def _table(records: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| figure | value | unit | goal | | beside it |", "|---|---:|---|---:|---|---|"]
+    for record in records:
+        goal = "" if record["goal"] is None else f"{record['goal']:g}"
+        peers = ", ".join(f"{name} {shown(value)}" for name, value in record["peers"].items())
+        cells = (record["name"], shown(record["value"]), record["unit"], goal, _VERDICT[record["ok"]], peers)
+        lines.append("| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def picture(report: Mapping[str, Any]) -> str:
+    """Bars of the figures that have a peer or a goal, each on a scale of its own; "" when there are none."""
+    records = [record for record in report["results"] if record["peers"] or record["goal"] is not None]
+    records = sorted(records, key=lambda record: not record["peers"])[:BARS]
+    rows: list[str] = []
+    top = GAP
+    for record in records:
+        drawn, height = _bars(record, top)
+        rows.append(drawn)
+        top += height + 2 * GAP
+    if not rows:
+        return ""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top}" role="img">'
+        f"<title>{escape(report['bench'])}</title>{_STYLE}{''.join(rows)}</svg>\n"
+    )
+
+
+def _bars(record: Mapping[str, Any], top: int) -> tuple[str, int]:
+    bars = [("Earshot", record["value"], "u"), *((name, value, "p") for name, value in record["peers"].items())]
+    goal = record["goal"]
+    longest = max([abs(value) for _, value, _ in bars] + ([abs(goal)] if goal is not None else [])) or 1.0
+    room = WIDTH - LABEL - FIGURE
+    drawn = [f'<text class="h" x="4" y="{top + 12}">{escape(_short(record["name"]))} ({escape(record["unit"])})</text>']
+    y = top + BAR
+    for name, value, kind in bars:
+        width = max(1.0, room * abs(value) / longest)
+        drawn.append(
+            f'<text x="{LABEL - 8}" y="{y + 12}" text-anchor="end">{escape(_short(name))}</text>'
+            f'<rect class="{kind}" x="{LABEL}" y="{y}" width="{width:.1f}" height="{BAR - 3}" rx="2"/>'
+            f'<text x="{LABEL + width + 6:.1f}" y="{y + 12}">{escape(shown(value))}</text>'
+        )
+        y += BAR
+    if goal is not None:
+        x = LABEL + room * abs(goal) / longest
+        drawn.append(f'<line class="g" x1="{x:.1f}" y1="{top + BAR - 2}" x2="{x:.1f}" y2="{y - 1}"/>')
+    return "".join(drawn), y - top
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 48 else text[:47] + "…"

@@ -1,0 +1,106 @@
+"""The page of results and the comparison with earlier ones say what was measured, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench import comparison, everything, page
+
+
+def record(
+    value: float, *, goal: float | None = None, ok: bool | None = None, unit: str = "/s", **peers: float
+) -> dict[str, Any]:
+    return {"name": "snapshots a second", "value": value, "unit": unit, "goal": goal, "ok": ok, "peers": peers}
+
+
+def report(*records: dict[str, Any], bench: str = "ingest") -> dict[str, Any]:
+    return {"bench": bench, "machine": "m", "results": list(records), "command": f"earshot bench {bench}", "s": 3}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "worse"),
+    [
+        (record(100, peer=50), record(80, peer=50), True),  # 2.0 -> 1.6
+        (record(100, peer=50), record(90, peer=50), False),
+        (record(100, peer=50), record(50, peer=25), False),  # the machine was busy: the peer fell too
+        (record(10, unit="ms", peer=10), record(12, unit="ms", peer=10), True),
+        (record(10, unit="ms", peer=10), record(8, unit="ms", peer=10), False),
+        (record(10, unit="ms", goal=15, ok=True, peer=10), record(14, unit="ms", goal=15, ok=True, peer=10), True),
+        (record(10, unit="%", goal=15, ok=True, peer=10), record(14, unit="%", goal=15, ok=True, peer=10), True),
+        (record(100), record(1), False),  # without peers nothing is compared
+        (record(100, other=50), record(1, peer=50), False),
+        (record(100, peer=0), record(1, peer=0), False),
+    ],
+)  # fmt: skip
+def test_what_counts_as_worse(before: dict[str, Any], after: dict[str, Any], worse: bool) -> None:
+    lines = comparison.worse([report(before)], [report(after)])
+    assert bool(lines) is worse
+    assert all("snapshots a second" in line and "peer" in line for line in lines)
+
+
+@given(st.floats(0.01, 1e6), st.floats(0.01, 1e6), st.floats(0.1, 10))
+def test_a_slower_machine_is_not_a_regression(value: float, peer: float, speed: float) -> None:
+    assert not comparison.worse([report(record(value, peer=peer))], [report(record(value * speed, peer=peer * speed))])
+
+
+def test_the_page_holds_every_figure_under_its_command() -> None:
+    results = {
+        "machine": "two cores",
+        "versions": {"earshot": "1"},
+        "benches": [
+            report(record(1234.5, goal=2000, ok=False, zero_hop=3000), record(5, goal=4, ok=True)),
+            report(record(7), bench="chat"),
+            {**report(bench="edge"), "error": "exit status 1"},
+        ],
+    }
+    text = page.markdown(results, {"bench-ingest.svg"})
+    assert "3 figures, 2 with a goal, 1 of them reached" in text
+    ingest, chat, edge = text.split("\n## ")[1:]
+    assert "`earshot bench ingest`" in ingest
+    assert "1,234" in ingest
+    assert "**missed**" in ingest
+    assert "zero_hop 3,000" in ingest
+    assert "pictures/bench-ingest.svg" in ingest
+    assert "pictures/" not in chat
+    assert "Not measured: exit status 1" in edge
+
+
+def test_the_picture_is_well_formed_and_to_scale() -> None:
+    tree = ElementTree.fromstring(page.picture(report(record(50, goal=75, ok=False, **{"a <b>": 100}))))
+    bars = [float(bar.get("width", "0")) for bar in tree.iter("{http://www.w3.org/2000/svg}rect")]
+    assert bars[0] * 2 == pytest.approx(bars[1])
+    (goal,) = tree.iter("{http://www.w3.org/2000/svg}line")
+    assert float(goal.get("x1", "0")) == pytest.approx(page.LABEL + bars[1] * 0.75, abs=0.2)
+    assert page.picture(report(record(5))) == ""
+
+
+def test_a_bench_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    failed = everything.one("no-such-bench", [])
+    assert failed["error"] == "exit status 1"
+    assert failed["results"] == []
+    monkeypatch.setattr(everything, "LONGEST_S", 0.01)
+    assert "not done" in everything.one("cluster", [])["error"]
+
+
+def test_only_and_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(everything, "RESULTS", tmp_path / "results" / "latest.json")
+    monkeypatch.setattr(everything, "PAGE", everything.ROOT / "docs" / "not-written.md")
+    pages: list[dict[str, Any]] = []
+    monkeypatch.setattr(everything, "write", pages.append)
+    values = iter([100.0, 100.0, 50.0])
+    monkeypatch.setattr(everything, "one", lambda name, _: report(record(next(values), peer=50), bench=name))
+
+    assert everything.main(["--only", "cluster"]) == 0
+    assert everything.main(["--only", "ingest"]) == 0
+    stored = json.loads((tmp_path / "results" / "latest.json").read_text())
+    assert [one["bench"] for one in stored["benches"]] == ["ingest", "cluster"]
+    assert pages[-1] == stored
+    assert everything.main(["--only", "ingest", "--check"]) == 1
+    assert "worse: ingest" in capsys.readouterr().out
+    assert json.loads((tmp_path / "results" / "latest.json").read_text()) == stored
