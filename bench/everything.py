@@ -2,10 +2,10 @@
 
     python -m bench.everything [--only NAME ...] [--seconds S] [--rounds N] [--check]
 
-Writes `bench/results/latest.json`, `docs/benchmarks.md` and `docs/pictures/bench-*.svg`, and prints what became worse than the
-committed results by more than REGRESSION, compared by ratio to the peers of the same run: absolute figures change with
-the machine. --check writes nothing and exits 1 on such a regression. A bench that fails is written down as failed and does
-not stop the others.
+Writes `bench/results/latest.json`, `docs/benchmarks.md` and `docs/pictures/bench-*.svg`, and prints what became worse
+than the committed results by more than REGRESSION, compared by ratio to the peers of the same run: absolute figures
+change with the machine. --check writes nothing and exits 1 on such a regression. A bench that fails is written down as
+failed and does not stop the others.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="compare with the committed results and write nothing")
     parsed = parser.parse_args(argv)
     options = [f"--{name}={value}" for name in ("seconds", "rounds") if (value := getattr(parsed, name)) is not None]
-    before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"benches": []}
+    before: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"benches": []}
     ran = {name: one(name, options) for name in parsed.only or BENCHES}
     kept = {report["bench"]: report for report in before["benches"]}
-    after = {
+    after: dict[str, Any] = {
         "machine": machine(),
         "versions": {name: metadata.version(name) for name in VERSIONS},
         "benches": [report for name in BENCHES if (report := ran.get(name, kept.get(name))) is not None],

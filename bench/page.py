@@ -22,9 +22,9 @@ _STYLE = (
 _VERDICT = {True: "ok", False: "**missed**", None: ""}
 _INTRODUCTION = """# Benchmarks
 
-Made by `make bench`; do not edit. Every figure stands under the command that made it, beside its peers of the same run on
-the same machine, which others used at the same time: compare ratios, not absolute figures. A goal that was missed says so.
-[bench/README.md](../bench/README.md) says how each is measured, and what the peers are.
+Made by `make bench`; do not edit. Every figure stands under the command that made it, beside its peers of the same
+run on the same machine, which others used at the same time: compare ratios, not absolute figures. A missed goal says
+so. [bench/README.md](../bench/README.md) says how each is measured, and what the peers are.
 
 """
 

@@ -72,7 +72,7 @@ def test_the_page_holds_every_figure_under_its_command() -> None:
 
 
 def test_the_picture_is_well_formed_and_to_scale() -> None:
-    tree = ElementTree.fromstring(page.picture(report(record(50, goal=75, ok=False, **{"a <b>": 100}))))
+    tree = ElementTree.fromstring(page.picture(report({**record(50, goal=75, ok=False), "peers": {"a <b>": 100}})))
     bars = [float(bar.get("width", "0")) for bar in tree.iter("{http://www.w3.org/2000/svg}rect")]
     assert bars[0] * 2 == pytest.approx(bars[1])
     (goal,) = tree.iter("{http://www.w3.org/2000/svg}line")
