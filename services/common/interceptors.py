@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -26,19 +27,29 @@ ENDLESS = ("Watch", "Ingest")
 _log = get_logger("common")
 
 
+@dataclass(slots=True)
+class _Endless:
+    """Streams that last as long as the process: running, and told to end."""
+
+    running: set[asyncio.Task[Any]] = field(default_factory=set)
+    ending: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    def end(self) -> None:
+        self.ending.update(self.running)
+        for task in self.running:
+            task.cancel()
+
+
 class RoomInterceptor(grpc.aio.ServerInterceptor):
     """Wraps every handler of a process. Unary calls without a deadline are refused DEADLINE_REQUIRED."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._endless: set[asyncio.Task[Any]] = set()
-        self._ending: set[asyncio.Task[Any]] = set()
+        self._endless = _Endless()
 
     def end_streams(self) -> None:
         """End streams that last as long as the process: they would hold its stop. Their readers reconnect."""
-        self._ending.update(self._endless)
-        for task in self._endless:
-            task.cancel()
+        self._endless.end()
 
     async def intercept_service(
         self,
@@ -49,22 +60,99 @@ class RoomInterceptor(grpc.aio.ServerInterceptor):
         method: str = details.method
         if handler is None or not method.startswith("/earshot."):
             return handler
-        return _wrapped(handler, method, self._metrics, self._endless, self._ending)
+        return _wrapped(handler, method, self._metrics, self._endless)
 
 
-def _wrapped(
-    handler: Any, method: str, metrics: Metrics, endless: set[asyncio.Task[Any]], ending: set[asyncio.Task[Any]]
-) -> Any:
-    room = method.split(".")[1]
-    rpc = method.rsplit("/", 1)[1]
+def _wrapped(handler: Any, method: str, metrics: Metrics, endless: _Endless) -> Any:
+    """The handler with a `_Method` around its behavior, of the same kind."""
+    codec = {
+        "request_deserializer": handler.request_deserializer,
+        "response_serializer": handler.response_serializer,
+    }
+    if handler.request_streaming and handler.response_streaming:
+        wrapped = _Method(handler.stream_stream, method, metrics, endless)
+        return grpc.stream_stream_rpc_method_handler(wrapped.stream, **codec)
+    if handler.request_streaming:
+        wrapped = _Method(handler.stream_unary, method, metrics, endless)
+        return grpc.stream_unary_rpc_method_handler(wrapped.unary, **codec)
+    if handler.response_streaming:
+        wrapped = _Method(handler.unary_stream, method, metrics, endless)
+        return grpc.unary_stream_rpc_method_handler(wrapped.stream, **codec)
+    wrapped = _Method(handler.unary_unary, method, metrics, endless)
+    return grpc.unary_unary_rpc_method_handler(wrapped.unary, **codec)
 
-    async def fail(error: Exception, context: Any) -> None:
+
+class _Method:
+    """One RPC with what is done around every call of it."""
+
+    __slots__ = ("_behavior", "_endless", "_generates", "_lasts", "_method", "_metrics", "_room", "_rpc")
+
+    def __init__(self, behavior: Any, method: str, metrics: Metrics, endless: _Endless) -> None:
+        self._behavior = behavior
+        self._method = method
+        self._metrics = metrics
+        self._endless = endless
+        self._room = method.split(".")[1]
+        self._rpc = method.rsplit("/", 1)[1]
+        self._lasts = self._rpc.startswith(ENDLESS)
+        self._generates = inspect.isasyncgenfunction(behavior)
+
+    async def unary(self, request: Any, context: Any) -> Any:
+        """For handlers that answer one message."""
+        started = time.perf_counter()
+        try:
+            if isinstance(request, message.Message) and context.time_remaining() is None:
+                raise BadInput("every call needs a deadline", reason="DEADLINE_REQUIRED")
+            with tracer().start_as_current_span(self._method[1:], context=_parent(context), kind=SpanKind.SERVER):
+                response = await self._behavior(request, context)
+        except asyncio.CancelledError as error:
+            self._observe(started, error)
+            raise
+        except grpc.aio.AbortError:
+            self._observe(started)
+            raise
+        except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
+            self._observe(started, error)
+            return await self._fail(error, context)
+        self._observe(started)
+        return response
+
+    async def stream(self, request: Any, context: Any) -> AsyncIterator[Any]:
+        """For handlers that answer a stream."""
+        started = time.perf_counter()
+        task = asyncio.current_task()
+        if task is not None and self._lasts:
+            self._endless.running.add(task)
+        try:
+            if self._generates:
+                async for response in self._behavior(request, context):
+                    yield response
+            else:
+                await self._behavior(request, context)
+        except (asyncio.CancelledError, GeneratorExit, grpc.aio.AbortError) as error:
+            self._observe(started, error)
+            if task not in self._endless.ending or not isinstance(error, asyncio.CancelledError):
+                raise
+            # grpc.aio sends no status for a handler that was cancelled from this side: the client would wait on.
+            task.uncancel()
+            await self._fail(Unavailable("the room is stopping", reason="STOPPING"), context)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._observe(started, error)
+            await self._fail(error, context)
+            return
+        finally:
+            if task is not None:
+                self._endless.running.discard(task)
+                self._endless.ending.discard(task)
+        self._observe(started)
+
+    async def _fail(self, error: Exception, context: Any) -> None:
         known = error if isinstance(error, EarshotError) else Internal("internal error; see the log")
         if known is not error:
-            _log.error("rpc_failed", rpc=method, error=type(error).__name__, exc_info=error)
+            _log.error("rpc_failed", rpc=self._method, error=type(error).__name__, exc_info=error)
         await context.abort(known.code, known.message, to_trailers(known))
 
-    def observe(started: float, context: Any, error: BaseException | None = None) -> None:
+    def _observe(self, started: float, error: BaseException | None = None) -> None:
         code = "OK"
         if isinstance(error, asyncio.CancelledError):
             code = "CANCELLED"
@@ -72,73 +160,11 @@ def _wrapped(
             code = error.code.name
         elif error is not None:
             code = "INTERNAL"
-        metrics.rpc_seconds.labels(room, rpc, code).observe(time.perf_counter() - started)
+        self._metrics.rpc_seconds.labels(self._room, self._rpc, code).observe(time.perf_counter() - started)
 
-    def parent(context: Any) -> Any:
-        for key, value in context.invocation_metadata() or ():
-            if key == "traceparent":
-                return context_of(value)
-        return None
 
-    async def unary_response(request: Any, context: Any) -> Any:
-        started = time.perf_counter()
-        try:
-            if isinstance(request, message.Message) and context.time_remaining() is None:
-                raise BadInput("every call needs a deadline", reason="DEADLINE_REQUIRED")
-            with tracer().start_as_current_span(method[1:], context=parent(context), kind=SpanKind.SERVER):
-                response = await behavior(request, context)
-        except asyncio.CancelledError as error:
-            observe(started, context, error)
-            raise
-        except grpc.aio.AbortError:
-            observe(started, context)
-            raise
-        except Exception as error:  # noqa: BLE001 - the one place where errors become statuses
-            observe(started, context, error)
-            return await fail(error, context)
-        observe(started, context)
-        return response
-
-    async def stream_response(request: Any, context: Any) -> AsyncIterator[Any]:
-        started = time.perf_counter()
-        task = asyncio.current_task()
-        if task is not None and rpc.startswith(ENDLESS):
-            endless.add(task)
-        try:
-            if inspect.isasyncgenfunction(behavior):
-                async for response in behavior(request, context):
-                    yield response
-            else:
-                await behavior(request, context)
-        except (asyncio.CancelledError, GeneratorExit, grpc.aio.AbortError) as error:
-            observe(started, context, error)
-            if task not in ending or not isinstance(error, asyncio.CancelledError):
-                raise
-            # grpc.aio sends no status for a handler that was cancelled from this side: the client would wait on.
-            task.uncancel()
-            await fail(Unavailable("the room is stopping", reason="STOPPING"), context)
-        except Exception as error:  # noqa: BLE001 - as above
-            observe(started, context, error)
-            await fail(error, context)
-            return
-        finally:
-            if task is not None:
-                endless.discard(task)
-                ending.discard(task)
-        observe(started, context)
-
-    codec = {
-        "request_deserializer": handler.request_deserializer,
-        "response_serializer": handler.response_serializer,
-    }
-    if handler.request_streaming and handler.response_streaming:
-        behavior = handler.stream_stream
-        return grpc.stream_stream_rpc_method_handler(stream_response, **codec)
-    if handler.request_streaming:
-        behavior = handler.stream_unary
-        return grpc.stream_unary_rpc_method_handler(unary_response, **codec)
-    if handler.response_streaming:
-        behavior = handler.unary_stream
-        return grpc.unary_stream_rpc_method_handler(stream_response, **codec)
-    behavior = handler.unary_unary
-    return grpc.unary_unary_rpc_method_handler(unary_response, **codec)
+def _parent(context: Any) -> Any:
+    for key, value in context.invocation_metadata() or ():
+        if key == "traceparent":
+            return context_of(value)
+    return None
