@@ -55,7 +55,9 @@ class Settings(BaseSettings):
     connections_max: int = Field(25_000, ge=1, description="Connections at once; one more is refused 429.")
     in_flight_max: int = Field(512, ge=1, description="Requests worked on at once, held polls apart; 429 above.")
     held_max: int = Field(20_000, ge=1, description="Polls, turns and sockets waited for at once; 503 above.")
-    lag_max_s: float = Field(0.05, gt=0, description="Five looks in a row that find the loop later than this: 429.")
+    lag_max_s: float = Field(
+        0.04, gt=0, description="While the loop is later than this, fewer requests are worked on at once; 429 above."
+    )
     session_requests_per_minute: float = Field(500.0, gt=0, description="Of one session; the platform allows 500.")
     session_burst: float = Field(60.0, ge=1, description="Requests that a session may make at once.")
     tenant_requests_per_s: float = Field(1000.0, gt=0, description="Of all of a tenant's keys and sessions.")

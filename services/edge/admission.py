@@ -14,11 +14,11 @@ from services.common.errors import Overloaded, Unavailable
 from services.common.settings import Settings
 from services.common.telemetry import Metrics
 from services.edge.keys import Caller
+from services.edge.limit import Limit
 from services.edge.routes import Route
 
-# The loop's own delay: one late tick is a pause of the machine, several in a row are overload.
-TICK_S = 0.05
-LATE_TICKS = 5
+# How often the loop's own delay is looked at.
+TICK_S = 0.02
 RETRY_MS = 1000
 # Sessions, tenants and addresses whose rate is known; the one that came first is forgotten for one more.
 TRACKED = 20_000
@@ -68,15 +68,16 @@ class Admission:
     def __init__(self, settings: Settings, metrics: Metrics, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._metrics = metrics
-        self._in_flight_max = settings.in_flight_max
+        self._limit = Limit(settings.in_flight_max, settings.lag_max_s)
         self._held_max = settings.held_max
-        self._lag_max_s = settings.lag_max_s
         self._sessions = Buckets(settings.session_requests_per_minute / 60, settings.session_burst)
         self._tenants = Buckets(settings.tenant_requests_per_s, settings.tenant_burst)
         self._strangers = Buckets(settings.wrong_keys_per_minute / 60, STRANGER_BURST)
         self._in_flight = 0
+        # Let in by the listener in this turn of the loop, and not begun yet.
+        self._arriving = 0
+        self._most_in_flight = 0
         self._held = 0
-        self._late = 0
         self.draining = False
 
     @property
@@ -85,14 +86,26 @@ class Admission:
 
     def admitted(self, route: Route) -> _Admitted:
         """Enter, or raise Overloaded; leaving the context makes room."""
-        if not route.open:
-            if self._in_flight >= self._in_flight_max:
-                self._refused("in_flight")
-                raise Overloaded("too many requests in flight", retry_after_ms=RETRY_MS)
-            if self._late >= LATE_TICKS:
-                self._refused("lag")
-                raise Overloaded("the edge is overloaded", retry_after_ms=RETRY_MS)
+        if not route.open and self._in_flight >= self._limit.value:
+            self._refused("in_flight")
+            raise Overloaded("the edge is overloaded", retry_after_ms=RETRY_MS)
         return _Admitted(self)
+
+    def arrives(self) -> bool:
+        """Whether there is room for one more request, asked before anything is done for it.
+
+        Its task enters in the next turn of the loop: until then it counts as arriving.
+        """
+        if self._in_flight + self._arriving >= self._limit.value:
+            self._refused("in_flight")
+            return False
+        if not self._arriving:
+            asyncio.get_running_loop().call_soon(self._arrived)
+        self._arriving += 1
+        return True
+
+    def _arrived(self) -> None:
+        self._arriving = 0
 
     def count(self, caller: Caller) -> None:
         """Count a request of a session and of a tenant. Raises Overloaded (RATE_LIMITED) above the rate of either.
@@ -128,16 +141,18 @@ class Admission:
         return _Held(self)
 
     async def watch_lag(self) -> None:
-        """Measure how late the loop wakes, for ever."""
+        """Measure how late the loop wakes, for ever: late means that more is in flight than it can work on."""
         while True:
             expected = self._monotonic() + TICK_S
             await asyncio.sleep(TICK_S)
             lag = self._monotonic() - expected
             self._metrics.loop_lag.set(lag)
-            self._late = min(self._late + 1, LATE_TICKS * 2) if lag > self._lag_max_s else 0
+            self._limit.look(lag, self._most_in_flight)
+            self._most_in_flight = self._in_flight
 
     def enter(self, change: int) -> None:
         self._in_flight += change
+        self._most_in_flight = max(self._most_in_flight, self._in_flight)
         self._metrics.requests_in_flight.inc(change)
 
     def held(self, change: int) -> None:

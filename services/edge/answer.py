@@ -40,6 +40,8 @@ COMPRESS_ABOVE = 1024
 COMPRESS_LEVEL = 4
 
 JSON = b"application/json"
+# Of every answer.
+BASE_HEADERS: Headers = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 _encode = msgspec.json.Encoder().encode
 _GENERIC = "internal error; see the log"
 

@@ -18,7 +18,7 @@ from services.common.errors import EarshotError, Internal, Unavailable
 from services.common.logs import get_logger
 from services.common.telemetry import Metrics, tracer
 from services.edge.admission import Admission
-from services.edge.answer import Answer, Headers, compressed, error_answer
+from services.edge.answer import BASE_HEADERS, Answer, compressed, error_answer
 from services.edge.body import Body, ClientGone, Limits
 from services.edge.entry import Entry
 from services.edge.keys import Caller
@@ -32,7 +32,6 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 # nginx's "client closed request": seen in metrics only.
 GONE = 499
 NOBODY = Caller("")
-BASE_HEADERS: Headers = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"))
 
 _log = get_logger("edge")
 
@@ -64,6 +63,11 @@ class Gateway:
         self._limits = limits
         self._metrics = metrics
         self._socket = socket
+        self._open = frozenset(route.template.encode() for route in routes.all if route.open)
+
+    def may_enter(self, url: bytes) -> bool:
+        """Whether a request may come in now; probes and pages always may. The listener asks before it does anything."""
+        return self._admission.arrives() or url.partition(b"?")[0] in self._open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import uvicorn
@@ -16,11 +16,14 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.common.errors import BadInput, EarshotError, Overloaded
 from services.common.settings import Settings
-from services.edge.answer import error_answer
+from services.edge.admission import RETRY_MS
+from services.edge.answer import BASE_HEADERS, error_answer
 
 HEADER_BYTES = 16 * 1024
 KEEP_ALIVE_S = 75
 BACKLOG = 1024
+CLOSE = b"connection: close\r\n"
+END = b"\r\n\r\n"
 
 
 class ListenFailed(EarshotError):
@@ -33,12 +36,16 @@ class EdgeProtocol(HttpToolsProtocol):
     """One connection. A request's headers must arrive within `header_timeout_s` and HEADER_BYTES."""
 
     header_timeout_s: ClassVar[float] = 5.0
+    body_timeout_s: ClassVar[float] = 10.0
     connections_max: ClassVar[int] = 25_000
+    # Whether a request for this URL may come in now.
+    may_enter: ClassVar[Callable[[bytes], bool]]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         super().connection_made(transport)
         self._header_bytes = 0
         self._in_headers = True
+        self._shedding = False
         self._header_timer: asyncio.TimerHandle | None = None
         if len(self.connections) > self.connections_max:
             self._refuse(Overloaded("too many connections", retry_after_ms=1000))
@@ -61,11 +68,43 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_headers = False
         self._header_bytes = 0
         self._stop_timer()
-        super().on_headers_complete()
+        if self._in_turn() and not type(self).may_enter(self.url):
+            self._shedding = True
+            self._header_timer = self.loop.call_later(self.body_timeout_s, self.transport.close)
+        else:
+            super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if not self._shedding:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
-        super().on_message_complete()
         self._in_headers = True
+        if self._shedding:
+            self._shed()
+        else:
+            super().on_message_complete()
+
+    def _in_turn(self) -> bool:
+        """Whether this request is answered next, by a plain answer: not one behind others, not a handshake."""
+        busy = self.cycle is not None and not self.cycle.response_complete
+        return not (busy or self.expect_100_continue or self.parser.should_upgrade())
+
+    def _shed(self) -> None:
+        """Answer a request that was not let in, without a task or a look at it: refusing must cost next to nothing."""
+        self._shedding = False
+        self._stop_timer()
+        if self.transport.is_closing():
+            return
+        last = not self.parser.should_keep_alive()
+        answer = SHED_LAST if last else SHED
+        if self.parser.get_method() == b"HEAD":
+            answer = answer[: answer.index(END) + len(END)]
+        self.transport.write(answer)
+        if last:
+            self.transport.close()
+            return
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -90,11 +129,20 @@ class EdgeProtocol(HttpToolsProtocol):
     def _refuse(self, error: EarshotError) -> None:
         """Answer without the application, then close."""
         self._stop_timer()
-        answer = error_answer(error)
-        head = f"HTTP/1.1 {answer.status} \r\ncontent-type: application/json\r\ncontent-length: {len(answer.body)}\r\n"
-        extra = b"".join(name + b": " + value + b"\r\n" for name, value in answer.headers)
-        self.transport.write(head.encode() + extra + b"connection: close\r\n\r\n" + answer.body)
+        self.transport.write(plain(error, CLOSE))
         self.transport.close()
+
+
+def plain(error: EarshotError, more: bytes = b"") -> bytes:
+    """The whole HTTP/1.1 answer for an error. more: further header lines."""
+    answer = error_answer(error)
+    head = f"HTTP/1.1 {answer.status} \r\ncontent-type: application/json\r\ncontent-length: {len(answer.body)}\r\n"
+    lines = b"".join(name + b": " + value + b"\r\n" for name, value in (*BASE_HEADERS, *answer.headers))
+    return head.encode() + lines + more + b"\r\n" + answer.body
+
+
+SHED = plain(Overloaded("the edge is overloaded", retry_after_ms=RETRY_MS))
+SHED_LAST = plain(Overloaded("the edge is overloaded", retry_after_ms=RETRY_MS), CLOSE)
 
 
 class Listener(uvicorn.Server):
@@ -125,9 +173,17 @@ def bound_socket(host: str, port: int) -> socket.socket:
     return listening
 
 
-def listener(application: Any, settings: Settings, drain_s: float) -> Listener:
-    """A server for the application; `drain_s` bounds how long running requests may finish at its end."""
-    bounds = {"header_timeout_s": settings.header_timeout_s, "connections_max": settings.connections_max}
+def listener(application: Any, may_enter: Callable[[bytes], bool], settings: Settings, drain_s: float) -> Listener:
+    """A server for the application.
+
+    may_enter: whether a request for this URL is let in now. drain_s: how long running requests may finish at its end.
+    """
+    bounds = {
+        "header_timeout_s": settings.header_timeout_s,
+        "body_timeout_s": settings.body_timeout_s,
+        "connections_max": settings.connections_max,
+        "may_enter": staticmethod(may_enter),
+    }
     protocol = type("EdgeProtocol", (EdgeProtocol,), bounds)
     config = uvicorn.Config(
         application,

@@ -200,6 +200,50 @@ async def test_half_open_connections_and_slow_headers_are_closed() -> None:
         assert await edge.ok()
 
 
+@asynccontextmanager
+async def full(edge: Served) -> AsyncIterator[None]:
+    """While as many requests as the edge takes wait for state."""
+    edge.state.gate = asyncio.Event()
+    connections = [await edge.connect() for _ in range(edge.app.settings.in_flight_max)]
+    for _, writer in connections:
+        writer.write(request(b"{}"))
+    await until(lambda: edge.app.metrics.requests_in_flight._value.get() == len(connections))
+    yield
+    edge.state.gate.set()
+    for reader, writer in connections:
+        assert (await answer(reader))[0] == 200
+        writer.close()
+
+
+async def test_what_does_not_fit_is_refused_before_anything_is_done_and_its_connection_serves_on() -> None:
+    async with served(in_flight_max=2, snapshot_deadline_s=60.0) as edge:
+        reader, writer = await edge.connect()
+        async with full(edge):
+            writer.write(request(b" " * 200_000) + request(b"{"))
+            for _ in range(2):
+                status, headers, body = await answer(reader)
+                assert (status, headers["retry-after"], json.loads(body)["error"]["reason"]) == (429, "1", "OVERLOADED")
+            async with httpx.AsyncClient(base_url=edge.url) as client:
+                for path in ("/healthz", "/readyz?verbose=1", "/metrics", "/docs"):
+                    assert (await client.get(path)).status_code == 200
+                assert (await client.head("/v1/npcs")).status_code == 429
+                close = await client.post("/v1/snapshots", json={}, headers={"connection": "close"})
+                assert (close.status_code, close.headers["connection"]) == (429, "close")
+        writer.write(request(b"{}"))
+        assert (await answer(reader))[0] == 200
+        writer.close()
+        assert len(edge.state.items) == 3
+
+
+async def test_a_refused_body_that_does_not_come_closes_its_connection() -> None:
+    async with served(in_flight_max=1, snapshot_deadline_s=60.0) as edge, full(edge):
+        reader, writer = await edge.connect()
+        writer.write(request(b"{", length=500))
+        async with asyncio.timeout(5):
+            assert await reader.read() == b""
+        writer.close()
+
+
 async def test_headers_are_bounded() -> None:
     async with served() as edge:
         reader, writer = await edge.connect()

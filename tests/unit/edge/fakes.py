@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -23,11 +24,17 @@ from services.common.app import App
 from services.common.clock import LoopClock
 from services.common.errors import Conflict, EarshotError, NotFound, to_status
 from services.common.settings import Settings
+from services.edge.keys import KeyFile
 from services.edge.server import Edge, build
 
 Key = tuple[str, str]
 # Read once: reading the environment takes longer than most tests.
 DEFAULTS = Settings()
+
+
+def keys(folder: Path, *tenants: str) -> list[str]:
+    file = KeyFile(Settings(data=str(folder)))
+    return [file.create(tenant, 1)[0] for tenant in tenants]
 
 
 def key_of(world: type_pb2.WorldRef) -> Key:

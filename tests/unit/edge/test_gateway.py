@@ -17,13 +17,11 @@ import pytest
 from services.common import errors
 from services.common.errors import EarshotError
 from services.common.settings import Settings
-from services.common.telemetry import Metrics
-from services.edge.admission import STRANGER_BURST, TRACKED, Admission, Bucket, Buckets
 from services.edge.answer import STATUS_BY_CODE, STATUS_BY_REASON, accepts_gzip, error_answer, status_of
 from services.edge.body import Body, Limits
 from services.edge.keys import KeyFile, digest, is_loopback
 from services.edge.routes import Route, Routes, target_of
-from tests.unit.edge.fakes import DEFAULTS, World, world
+from tests.unit.edge.fakes import keys, world
 
 EXPECTED = {
     "BadInput": 400,
@@ -277,11 +275,6 @@ def test_a_fixed_segment_goes_before_a_parameter() -> None:
 # -- tenants -----------------------------------------------------------------------------------------------------------
 
 
-def keys(folder: Path, *tenants: str) -> list[str]:
-    file = KeyFile(Settings(data=str(folder)))
-    return [file.create(tenant, 1)[0] for tenant in tenants]
-
-
 async def test_keys_decide_the_tenant_in_header_and_path(tmp_path: Path) -> None:
     one, two = keys(tmp_path, "red", "blue")
     async with world(data=str(tmp_path)) as edge:
@@ -372,141 +365,6 @@ async def test_without_keys_only_this_machine_s_own_names_and_pages(headers: dic
 def test_loopback_names() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.9.9.9", "::1", "localhost", "a.localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "10.0.0.1", "example.com", "127.0.0.1.example.com")))
-
-
-# -- admission ---------------------------------------------------------------------------------------------------------
-
-
-async def test_work_in_flight_is_bounded_and_probes_pass() -> None:
-    async with world() as edge:
-        edge.edge.admission.enter(edge.app.settings.in_flight_max)
-        answer = await edge.client.get("/v1/worlds")
-        assert (answer.status_code, answer.json()["error"]["reason"]) == (429, "OVERLOADED")
-        assert answer.headers["retry-after"] == "1"
-        assert (await edge.client.get("/healthz")).status_code == 200
-        edge.edge.admission.enter(-edge.app.settings.in_flight_max)
-        assert (await edge.client.get("/v1/worlds")).status_code == 200
-
-
-async def test_a_loop_that_stays_behind_sheds_and_recovers() -> None:
-    time = [0.0]
-
-    def late() -> float:
-        # Each look at the clock finds it 200 ms further on.
-        time[0] += 0.2
-        return time[0]
-
-    admission = Admission(DEFAULTS, Metrics(), late)
-    watch = asyncio.create_task(admission.watch_lag())
-    await asyncio.sleep(0.12)
-    with admission.admitted(Route("GET", "/x", None)):
-        pass  # two late ticks are a pause of the machine
-    await asyncio.sleep(0.5)
-    with pytest.raises(errors.Overloaded):
-        admission.admitted(Route("GET", "/x", None))
-    admission.admitted(Route("GET", "/x", None, open=True))
-    watch.cancel()
-    await asyncio.gather(watch, return_exceptions=True)
-
-
-def test_a_bucket_refills_at_its_rate() -> None:
-    bucket = Bucket(rate=2.0, burst=3.0)
-    assert [bucket.take(10.0) for _ in range(3)] == [0, 0, 0]
-    assert bucket.take(10.0) == 0.5
-    assert bucket.take(10.4) == pytest.approx(0.1)
-    assert bucket.take(10.5) == 0
-    assert [bucket.take(1000.0) for _ in range(4)] == [0, 0, 0, 0.5]
-
-
-def test_what_is_tracked_is_bounded() -> None:
-    buckets = Buckets(rate=1.0, burst=1.0)
-    assert [buckets.take("first", 0.0), buckets.take("first", 0.0)] == [0, 1]
-    for number in range(TRACKED):
-        buckets.take(str(number), 0.0)
-    assert len(buckets._buckets) == TRACKED
-    assert buckets.take("first", 0.0) == 0
-
-
-def refusals(edge: World, gate: str) -> float:
-    return edge.app.metrics.registry.get_sample_value("earshot_admission_refused_total", {"gate": gate}) or 0.0
-
-
-async def test_a_tenant_has_a_rate_that_others_do_not_share(tmp_path: Path) -> None:
-    first, second, other = keys(tmp_path, "red", "red", "blue")
-    async with world(data=str(tmp_path), tenant_requests_per_s=2.0, tenant_burst=3.0) as edge:
-
-        async def ask(key: str) -> Any:
-            return await edge.client.get("/v1/worlds", headers={"authorization": f"Bearer {key}"})
-
-        assert [(await ask(key)).status_code for key in (first, second, first)] == [200, 200, 200]
-        refused = await ask(second)
-        assert (refused.status_code, refused.json()["error"]["reason"]) == (429, "RATE_LIMITED")
-        assert refused.headers["retry-after"] == "1"
-        assert (await ask(other)).status_code == 200
-        assert refusals(edge, "tenant") == 1
-        await asyncio.sleep(0.6)
-        assert (await ask(second)).status_code == 200
-
-
-async def test_a_session_has_a_rate_within_its_tenant_s(tmp_path: Path) -> None:
-    (key,) = keys(tmp_path, "red")
-    async with world(data=str(tmp_path), session_requests_per_minute=60.0, session_burst=2.0) as edge:
-        opening = {"authorization": f"Bearer {key}"}
-        tokens = [
-            (await edge.client.post("/v1/sessions", json={"job": job}, headers=opening)).json() for job in ("a", "b")
-        ]
-        assert tokens[0]["limits"]["requests_per_minute"] == 60
-
-        async def ask(session: Any) -> int:
-            headers = {"authorization": f"Bearer {session['token']}"}
-            return (await edge.client.get("/v1/npcs", headers=headers)).status_code
-
-        assert [await ask(tokens[0]) for _ in range(3)] == [200, 200, 429]
-        assert await ask(tokens[1]) == 200
-        assert refusals(edge, "session") == 1
-
-
-async def test_wrong_keys_are_counted_by_address_and_never_lock_a_good_key_out(tmp_path: Path) -> None:
-    (key,) = keys(tmp_path, "red")
-    async with world(data=str(tmp_path), trusted_proxies="127.0.0.1") as edge:
-
-        async def ask(secret: str, address: str = "192.0.2.1") -> int:
-            headers = {"authorization": f"Bearer {secret}", "x-forwarded-for": address}
-            return (await edge.client.get("/v1/worlds", headers=headers)).status_code
-
-        assert [await ask("wrong") for _ in range(int(STRANGER_BURST) + 1)] == [401] * int(STRANGER_BURST) + [429]
-        assert await ask("wrong", "192.0.2.2") == 401
-        # What stands left of the address that the proxy saw is the client's own invention.
-        assert await ask("wrong", "192.0.2.9, 192.0.2.1") == 429
-        assert await ask(key) == 200
-        assert refusals(edge, "address") == 2
-
-
-async def test_x_forwarded_for_of_who_is_not_trusted_says_nothing(tmp_path: Path) -> None:
-    keys(tmp_path, "red")
-    async with world(data=str(tmp_path), trusted_proxies="10.0.0.0/8") as edge:
-        statuses = [
-            (await edge.client.get("/v1/worlds", headers={"x-forwarded-for": f"192.0.2.{number}"})).status_code
-            for number in range(int(STRANGER_BURST) + 1)
-        ]
-        assert statuses[-2:] == [401, 429]
-
-
-@pytest.mark.parametrize(
-    ("forwarded", "status"), [("192.0.2.1", 403), ("127.0.0.1, 192.0.2.1", 403), ("nonsense", 403), ("127.0.0.1", 200)]
-)
-async def test_without_keys_a_proxy_on_this_machine_opens_nothing(forwarded: str, status: int) -> None:
-    async with world() as edge:
-        answer = await edge.client.get("/v1/worlds", headers={"x-forwarded-for": forwarded})
-        assert answer.status_code == status
-        if status == 403:
-            assert answer.json()["error"]["reason"] == "KEYS_NEEDED"
-
-
-async def test_trusted_proxies_that_are_none_are_a_clear_failure_at_start() -> None:
-    with pytest.raises(errors.BadInput, match="trusted_proxies: not an address or network: nginx"):
-        async with world(trusted_proxies="127.0.0.1, nginx"):
-            pass
 
 
 async def test_clients_that_leave_are_not_waited_for() -> None:
