@@ -6,7 +6,10 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
+from services.sync.memory import with_news
+from services.sync.prompt import NEWS
 from services.sync.runtimes.port import (
     AgentSpec,
     Block,
@@ -27,7 +30,6 @@ from services.sync.runtimes.port import (
 FIELDS: Mapping[str, re.Pattern[str]] = {
     "member": re.compile(r"^- .*, (a player|an NPC)"),
     "departed": re.compile(r" left( at \d\d:\d\d)?\.$"),
-    "nearby": re.compile(r"^About, but out of earshot"),
     "head count": re.compile(r"^(Within earshot of me|Nobody is within earshot)"),
     "health": re.compile(r"^(My health is|I have no health)"),
     "combat": re.compile(r"^I am in combat"),
@@ -66,6 +68,12 @@ def unbanded(text: str) -> list[str]:
     return [BAND.sub("", line) for line in text.splitlines() if FIELDS["member"].search(line)]
 
 
+def lines_after(system: str, title: str) -> list[str]:
+    """The list under a title of a turn's system line."""
+    _, found, rest = system.partition(title + "\n")
+    return list(takewhile(lambda line: line.startswith("- "), rest.split("\n"))) if found else []
+
+
 class LedgerRuntime:
     """Implements `port.Runtime` as a remote, stateful one at 0 ms."""
 
@@ -82,6 +90,8 @@ class LedgerRuntime:
         # The blocks that each turn's model saw, by turn id.
         self.seen: dict[str, dict[str, str]] = {}
         self.inlined: int = 0
+        # Turns that brought events along instead of waiting for a write.
+        self.carried: int = 0
 
     async def create_agent(self, spec: AgentSpec, timeout: float) -> str:
         agent_id = f"agent-{len(self.blocks) + 1}"
@@ -107,7 +117,12 @@ class LedgerRuntime:
         held[block.label] = block.text
 
     async def send(self, agent_id: str, turn: Turn, timeout: float) -> AsyncIterator[Delta]:
-        self.seen[turn.turn_id] = dict(self._held(agent_id))
+        seen = dict(self._held(agent_id))
+        happened = lines_after(turn.system, NEWS)
+        self.carried += bool(happened)
+        if happened:
+            seen["memory"] = with_news(seen["memory"], happened)
+        self.seen[turn.turn_id] = seen
         self.inlined += "<situation>" in turn.system
         yield TextDelta("So it is.")
         yield End(self.name)

@@ -1,7 +1,9 @@
 """The naive client: one call per change, as the owner's documents describe today's game. Counts its calls on a trace.
 
-Group updates: one per (NPC, other) pair within earshot, when they come together and every 30 s while they stay.
-Status updates: one per NPC at the start, at each arrival at a location, at each move of its health by 10 or more.
+Status updates: one per NPC at the start, at each arrival at a location, at each change of its action, at each move of
+its health by 10 or more. Group updates: one per (NPC, other) pair when they come together and one when they part.
+Beside it what the existing game's script was seen to send: no actions, no leaving, pairs with players only, each at
+most once per 30 s and again every 30 s while they stay.
 """
 
 from __future__ import annotations
@@ -21,16 +23,17 @@ Pair = tuple[str, str]
 class Naive:
     """Calls so far. groups: pairs of an NPC with anybody; with_players: of these, those with a player.
 
-    spaced: group updates with a player when a pair that comes together again within 30 s of its last call sends none,
-    as the existing game's script does.
+    actions: of the statuses, those that only tell another action. script: group updates of the existing script.
     """
 
     statuses: int = 0
+    actions: int = 0
     groups: int = 0
     with_players: int = 0
-    spaced: int = 0
-    _told: dict[str, tuple[str, int]] = field(default_factory=dict)
-    _pairs: dict[Pair, float] = field(default_factory=dict)
+    script: int = 0
+    _told: dict[str, tuple[str, str, int]] = field(default_factory=dict)
+    # Pairs that are together, and whether the other is a player.
+    _pairs: dict[Pair, bool] = field(default_factory=dict)
     _last: dict[Pair, float] = field(default_factory=dict)
 
     @property
@@ -42,46 +45,39 @@ class Naive:
         return self.statuses + self.with_players
 
     @property
-    def calls_spaced(self) -> int:
-        return self.statuses + self.spaced
+    def calls_of_script(self) -> int:
+        return self.statuses - self.actions + self.script
 
     def see(self, at: float, rows: Mapping[str, Row], clusters: Iterable[Iterable[str]]) -> None:
         """One snapshot. at: seconds; clusters: ids of their members, as Earshot answered."""
         for row in rows.values():
             if row.kind == "npc":
                 self._status(row)
-        pairs: dict[Pair, float] = {}
+        pairs: dict[Pair, bool] = {}
         for members in clusters:
             present = [rows[member] for member in members if member in rows]
             for npc in present:
                 if npc.kind == "npc":
-                    for other in present:
-                        if other.id != npc.id:
-                            self._group((npc.id, other.id), other.kind == "player", at, pairs)
+                    pairs |= {(npc.id, other.id): other.kind == "player" for other in present if other.id != npc.id}
+        for pair in pairs.keys() ^ self._pairs.keys():
+            self.groups += 1
+            self.with_players += pairs.get(pair, self._pairs.get(pair, False))
+        for pair, player in pairs.items():
+            if player and at - self._last.get(pair, -AGAIN_S) >= AGAIN_S:
+                self.script += 1
+                self._last[pair] = at
         self._pairs = pairs
 
     def _status(self, row: Row) -> None:
         told = self._told.get(row.id)
         if told is None:
             self.statuses += 1
-            self._told[row.id] = (row.location, row.health)
+            self._told[row.id] = (row.location, row.action, row.health)
             return
-        location, health = told
-        if row.location and row.location != location:
-            self.statuses += 1
-        if abs(row.health - health) >= HEALTH_POINTS:
-            self.statuses += 1
-            health = row.health
-        self._told[row.id] = (row.location, health)
-
-    def _group(self, pair: Pair, player: bool, at: float, pairs: dict[Pair, float]) -> None:
-        last = self._pairs.get(pair)
-        if last is None or at - last >= AGAIN_S:
-            self.groups += 1
-            self.with_players += player
-            pairs[pair] = at
-        else:
-            pairs[pair] = last
-        if player and at - self._last.get(pair, -AGAIN_S) >= AGAIN_S:
-            self.spaced += 1
-            self._last[pair] = at
+        location, action, health = told
+        arrived = bool(row.location) and row.location != location
+        hurt = abs(row.health - health) >= HEALTH_POINTS
+        acted = row.action != action
+        self.statuses += arrived + hurt + acted
+        self.actions += acted
+        self._told[row.id] = (row.location, row.action, row.health if hurt else health)

@@ -2,6 +2,7 @@
 
 The players' own talk in the scenario is the schedule of turns: whoever is addressed answers; of those who hear a
 question to everybody one does, by seed. A turn is asked as of the revision of the snapshot in which it was spoken.
+In exchanges a player goes on talking with who answered, for as long as both stay within earshot.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from earshot.state.v1 import state_pb2, state_pb2_grpc
 from earshot.sync.v1 import sync_pb2, sync_pb2_grpc
 from earshot.type.v1 import type_pb2
 
-from bench.ledger import LedgerRuntime, unbanded
+from bench.ledger import BAND, LedgerRuntime, unbanded
 from bench.naive import Naive
 from bench.troupe import Troupe
 from services.cluster import server as cluster_room
@@ -31,16 +32,19 @@ from services.state import server as state_room
 from services.sync import server as sync_room
 from services.sync.agent import tag_of
 from services.sync.blocks import digest, render
-from services.sync.context import Context, Key
+from services.sync.context import Band, Context, Key
+from services.sync.hygiene import clean_name
 from services.sync.reader import StateReader, to_proto
-from services.sync.situation import NO_BANDS
+from services.sync.situation import NO_BANDS, Bands
 from services.sync.store import SCHEMA, SyncStore
 
 TENANT = "bench"
 READ_S = 5.0
 TURN_S = 20.0
+FOLLOWS_S = 6.0
 # Text versions are counted of every n-th NPC, and stand for n: to render all would take most of the time.
 SAMPLED = 5
+WORDS = {"right beside me": Band.AT, "near": Band.NEAR, "some way off": Band.FAR}
 
 
 class Disturbed(RuntimeError):
@@ -75,11 +79,13 @@ class Outcome:
 
 @dataclass(slots=True)
 class Rehearsal:
-    """One run. `versions`: also render every SAMPLED-th NPC at every revision (slower)."""
+    """One run. `versions`: also render every SAMPLED-th NPC at every revision (slower). exchange: lines of a player to
+    who answered the first, FOLLOWS_S apart."""
 
     troupe: Troupe
     settings: Settings
     versions: bool = False
+    exchange: int = 1
     outcome: Outcome = field(default_factory=Outcome)
     runtime: LedgerRuntime = field(default_factory=LedgerRuntime)
     _app: App = field(init=False)
@@ -90,6 +96,8 @@ class Rehearsal:
     # What the agent's model saw last, by agent; the texts rendered last, by NPC.
     _last: dict[str, dict[str, str]] = field(default_factory=dict, init=False)
     _texts: dict[Key, tuple[str, ...]] = field(default_factory=dict, init=False)
+    # Lines of exchanges that are still to be said: when, to whom, and how many after it.
+    _follows: list[tuple[float, str, Utterance, int]] = field(default_factory=list, init=False)
     _turn_writes: set[int] = field(default_factory=set, init=False)
 
     async def play(self, seconds: float) -> Outcome:
@@ -141,6 +149,16 @@ class Rehearsal:
             npc = self._answers(utterance, clusters)
             if npc:
                 await self._turn(npc, utterance, result.revision)
+                self._follow(step.at, npc, utterance, self.exchange - 1)
+        due, self._follows = [f for f in self._follows if f[0] <= step.at], [f for f in self._follows if f[0] > step.at]
+        for _, npc, utterance, left in due:
+            if any(npc in cluster and utterance.speaker_id in cluster for cluster in clusters):
+                await self._turn(npc, utterance, result.revision)
+                self._follow(step.at, npc, utterance, left - 1)
+
+    def _follow(self, at: float, npc: str, utterance: Utterance, left: int) -> None:
+        if left > 0:
+            self._follows.append((at + FOLLOWS_S, npc, utterance, left))
 
     def _answers(self, utterance: Utterance, clusters: Sequence[Sequence[str]]) -> str:
         """Who answers; "" = nobody."""
@@ -189,16 +207,16 @@ class Rehearsal:
         outcome.stale += behind > 0 or not await self._fresh(key, revision, seen)
 
     async def _fresh(self, key: Key, revision: int, seen: dict[str, str]) -> bool:
-        """Whether the model saw what state says now, but for distances, whose words depend on what was said before."""
-        now = self._rendered(await self._reader.context(key, revision, READ_S))
-        return all(_unbanded(seen[label]) == _unbanded(text) for label, text in now.items())
+        """Whether the model saw exactly what state says now."""
+        context = await self._reader.context(key, revision, READ_S)
+        # How near somebody is keeps its word until it is clearly wrong, so it is rendered from what was said.
+        now = self._rendered(context, bands_of(seen["situation"], context))
+        return all(seen[label] == text for label, text in now.items())
 
     # -- texts ---------------------------------------------------------------------------------------------------------
 
-    def _rendered(self, context: Context) -> dict[str, str]:
-        desired = render(
-            context, split=self.settings.blocks == "split", limit=self.settings.block_limit, bands=NO_BANDS
-        )
+    def _rendered(self, context: Context, bands: Bands = NO_BANDS) -> dict[str, str]:
+        desired = render(context, split=self.settings.blocks == "split", limit=self.settings.block_limit, bands=bands)
         return {block.label: block.text for block in desired.blocks}
 
     async def _render(self, npcs: Sequence[str], revision: int) -> None:
@@ -221,6 +239,18 @@ class Rehearsal:
             outcome.causes[why] += 1
             if index not in self._turn_writes:
                 outcome.background[why] += 1
+
+
+def bands_of(situation: str, context: Context) -> Bands:
+    """The distance bands that a text tells of the context's members."""
+    lines = situation.split("\n")
+    told = {}
+    for member in context.members:
+        start = f"- {clean_name(member.name or member.id)}, "
+        found = next((BAND.search(line) for line in lines if line.startswith(start)), None)
+        if found is not None:
+            told[member.id] = WORDS[found[1]]
+    return Bands(told)
 
 
 def _unbanded(text: str) -> list[str]:

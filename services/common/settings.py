@@ -95,6 +95,11 @@ class Settings(BaseSettings):
     blocks: Literal["situation", "split"] = Field(
         "situation", description="One world-owned block, or split: status and group_members."
     )
+    urgent_writes_per_s: float = Field(
+        4.0,
+        gt=0,
+        description="lazy: combat writes of one world beyond a short burst; the gravest news first (C4).",
+    )
     dirty_heard_max_s: float = Field(300.0, description="lazy: a heard NPC is written once when dirty this long.")
     turn_deadline_s: float = Field(20.0, description="Deadline of one turn, queue to last sentence.")
     runtime_concurrency: int = Field(8, description="Requests in flight to one runtime (facts: Letta queues above 8).")

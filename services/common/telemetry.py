@@ -97,6 +97,9 @@ class Metrics:
             buckets=(0, 1, 2, 5, 10),
             registry=registry,
         )
+        self.sync_postponed = Counter(
+            "earshot_sync_postponed_total", "Urgent writes that waited for their world's budget", registry=registry
+        )
         self.sync_pending = Gauge("earshot_sync_pending", "NPCs whose blocks wait", ["lane"], registry=registry)
         self.agents = Gauge("earshot_agents", "Agents embodied", registry=registry)
         self.events = Counter("earshot_events_total", "Events appended to worlds' logs", ["type"], registry=registry)

@@ -6,8 +6,8 @@ Earshot owns exactly these labels; no other label of an agent is ever written (C
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from services.sync.context import Context
 from services.sync.human import human_lines
@@ -27,6 +27,9 @@ DESCRIPTIONS: Mapping[str, str] = {
     "memory": "What happened lately around me.",
     "notes": "What I noted about somebody or something.",
 }
+# Those that urgent news are in, and those that only a turn needs.
+URGENT = ("situation", "status")
+LEISURELY = ("persona", "human", "memory", "notes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,14 @@ class Desired:
 
     def get(self, label: str) -> Block | None:
         return next((block for block in self.blocks if block.label == label), None)
+
+    def only(self, labels: Collection[str]) -> Desired:
+        """These blocks of it."""
+        return replace(self, blocks=tuple(block for block in self.blocks if block.label in labels))
+
+    def without(self, labels: Collection[str]) -> Desired:
+        """The other blocks of it."""
+        return replace(self, blocks=tuple(block for block in self.blocks if block.label not in labels))
 
 
 def render(

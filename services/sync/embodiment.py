@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from services.common.errors import Unavailable
 from services.common.logs import get_logger
 from services.sync.agent import SUSPECT_S, AgentRecord
-from services.sync.blocks import Desired
+from services.sync.blocks import Desired, digest
 from services.sync.endpoint import Endpoint
 from services.sync.runtimes.port import (
     AgentSpec,
@@ -81,6 +81,8 @@ class Embodiment:
         self._suspect = {label: _now() + SUSPECT_S for label, held in record.blocks.items() if held.writing}
         self._unsettled: list[Intent] = []
         self._gone = False
+        # Texts that this process confirmed; whether they still hold is the record's to say.
+        self._texts: dict[str, str] = {}
 
     # -- being there -----------------------------------------------------------------------------------------------
 
@@ -137,6 +139,7 @@ class Embodiment:
         else:
             for block in desired.blocks:
                 record = record.confirmed(block.label, block.text, desired.revision)
+                self._texts[block.label] = block.text
             if self._gone:
                 # The world closed meanwhile; the deletion job may have looked before it was there.
                 await self._delete(agent_id, lane, timeout)
@@ -152,6 +155,7 @@ class Embodiment:
         """The runtime says that it is not there: the next ensure makes it anew."""
         self.record = AgentRecord(self.record.key, self.record.runtime)
         self._suspect.clear()
+        self._texts.clear()
         self._unsettled.clear()
         self.known = False
 
@@ -168,6 +172,13 @@ class Embodiment:
     def suspect_until(self) -> float | None:
         """When the last of them may be read back for good; None when there is none."""
         return max(self._suspect.values(), default=None)
+
+    def holds(self, label: str) -> str | None:
+        """The text of a block that the agent surely holds, when this process knows it."""
+        text, held = self._texts.get(label), self.record.blocks.get(label)
+        if text is None or held is None or held.writing or label in self._suspect or held.digest != digest(text):
+            return None
+        return text
 
     async def write(self, desired: Desired, *, lane: Lane, timeout: float, force: bool = False) -> Written:
         """Bring the blocks to `desired`: only those that differ, never over something newer. Raises Missing."""
@@ -234,6 +245,7 @@ class Embodiment:
             self._suspect[block.label] = _now() + SUSPECT_S
             raise
         self.record = self.record.confirmed(block.label, block.text, revision)
+        self._texts[block.label] = block.text
         self._store.confirm(self.record, [block.label])
 
     def _failed(self, label: str) -> None:
@@ -332,6 +344,8 @@ class Embodiment:
         record = self.record
         if record.generation == generation:
             return
+        # What it knows beyond its blocks goes, and so do the texts that news were told beyond.
+        self._texts.clear()
         if record.asked:
             await self.forget_messages(timeout=timeout)
         self.record = replace(self.record, generation=generation, upto=0, asked=False, cut=False)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 
-from services.sync.blocks import Desired
+from services.sync.blocks import LEISURELY, Desired
 from services.sync.context import Key
 from services.sync.embodiment import Embodiment
 from services.sync.notes import Note
 from services.sync.reader import Change
+from services.sync.runtimes.port import Block
 from services.sync.schedule import Dirty, Lane, merge
 from services.sync.situation import NO_BANDS, Bands
+from services.sync.urgency import Urgency, Vitals
 
 
 @dataclass(slots=True)
@@ -29,6 +32,10 @@ class Entry:
     # Read back before writing (Refresh invalidate), write although equal (force).
     distrust: bool = False
     rewrite: bool = False
+    # What of it can be urgent, as its agent was last told; how urgent what waits is, None = not looked at yet.
+    told: Vitals | None = None
+    urgency: Urgency | None = None
+    urgent_since: float = 0.0
     failures: int = 0
     retry_at: float = 0.0
     last_error: str = ""
@@ -48,6 +55,10 @@ class Entry:
         return self.agents.get(self.primary)
 
     @property
+    def world(self) -> tuple[str, str]:
+        return self.key.tenant, self.key.world
+
+    @property
     def embodied(self) -> bool:
         return any(agent.agent_id for agent in self.agents.values())
 
@@ -56,6 +67,10 @@ class Entry:
         first_heard = change.heard and not self.embodied
         self.desired_revision = max(self.desired_revision, change.revision)
         self.heard, self.combat = change.heard, change.combat
+        if change.lane is Lane.HIGH:
+            self.urgency = None
+            if self.dirty is None or self.dirty.lane is not Lane.HIGH:
+                self.urgent_since = now
         wrote = self.agent.wrote_at if self.agent is not None else None
         item = Dirty(change.lane, now, now, change.heard, change.combat, first_heard, wrote)
         self.dirty = merge(self.dirty, item)
@@ -64,10 +79,23 @@ class Entry:
         """Somebody asked for it."""
         self.dirty = merge(self.dirty, Dirty(lane, now, now, self.heard, self.combat, True))
 
-    def confirmed(self, desired: Desired) -> None:
+    def confirmed(self, desired: Desired, vitals: Vitals) -> None:
         """The preferred agent holds `desired`: what changed up to its revision waits no more."""
-        self.failures, self.last_error, self.retry_at = 0, "", 0.0
+        self._wrote(vitals)
         if desired.revision >= self.confirmed_revision:
             self.confirmed_revision, self.confirmed_ms = desired.revision, desired.revision_ms
         if desired.revision >= self.desired_revision and not (self.rewrite or self.distrust):
             self.dirty = None
+
+    def eased(self, desired: Desired, vitals: Vitals | None, rest: Collection[Block]) -> None:
+        """What is urgent in `desired` was told (None: it is no longer urgent); the rest waits without hurry."""
+        if vitals is not None:
+            self._wrote(vitals)
+        if self.dirty is not None and desired.revision >= self.desired_revision:
+            low = all(block.label in LEISURELY for block in rest)
+            wrote = self.agent.wrote_at if self.agent is not None else None
+            self.dirty = replace(self.dirty, lane=Lane.LOW if low else Lane.MEDIUM, forced=False, wrote_at=wrote)
+
+    def _wrote(self, vitals: Vitals) -> None:
+        self.failures, self.last_error, self.retry_at = 0, "", 0.0
+        self.told, self.urgency = vitals, None

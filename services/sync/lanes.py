@@ -1,6 +1,6 @@
 """Who is written next: high never waits behind the others, and low is never starved (C5).
 
-A queue of keys by lane and due time; a key is in it at most once. Pure: time passed in.
+A queue of keys by lane and due time, of equal ones by rank; a key is in it at most once. Pure: time passed in.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Lanes(Generic[K]):
     """put replaces a key's place; pop gives what is due, by weighted service."""
 
     def __init__(self) -> None:
-        self._heaps: dict[Lane, list[tuple[float, int, K]]] = {lane: [] for lane in Lane}
+        self._heaps: dict[Lane, list[tuple[float, int, int, K]]] = {lane: [] for lane in Lane}
         self._places: dict[K, tuple[Lane, int]] = {}
         self._counts = dict.fromkeys(Lane, 0)
         self._serial = 0
@@ -32,13 +32,13 @@ class Lanes(Generic[K]):
     def count(self, lane: Lane) -> int:
         return self._counts[lane]
 
-    def put(self, key: K, lane: Lane, due: float) -> None:
-        """Queue the key, or move it."""
+    def put(self, key: K, lane: Lane, due: float, rank: int = 0) -> None:
+        """Queue the key, or move it. rank: of those due at the same time the lowest goes first."""
         self.drop(key)
         self._serial += 1
         self._counts[lane] += 1
         self._places[key] = (lane, self._serial)
-        heapq.heappush(self._heaps[lane], (due, self._serial, key))
+        heapq.heappush(self._heaps[lane], (due, rank, self._serial, key))
 
     def drop(self, key: K) -> None:
         place = self._places.pop(key, None)
@@ -64,13 +64,13 @@ class Lanes(Generic[K]):
             self._medium_served += 1
         elif lane is Lane.LOW:
             self._medium_served = 0
-        _, _, key = heapq.heappop(self._heaps[lane])
+        *_, key = heapq.heappop(self._heaps[lane])
         self.drop(key)
         return key, lane
 
     def _fresh(self, lane: Lane) -> bool:
         """Whether the lane has an item, once places that were left are gone from its head."""
         heap = self._heaps[lane]
-        while heap and self._places.get(heap[0][2]) != (lane, heap[0][1]):
+        while heap and self._places.get(heap[0][3]) != (lane, heap[0][2]):
             heapq.heappop(heap)
         return bool(heap)

@@ -12,6 +12,7 @@ from services.sync.blocks import Desired
 from services.sync.context import Context, Place
 from services.sync.embodiment import Embodiment
 from services.sync.entry import Entry
+from services.sync.memory import news
 from services.sync.prompt import (
     INSTRUCTIONS,
     Line,
@@ -24,6 +25,7 @@ from services.sync.prompt import (
 from services.sync.reconciler import Reconciler
 from services.sync.runtimes.port import Block, RuntimeFault, ToolSpec, Turn, Unreachable
 from services.sync.schedule import Lane
+from services.sync.situation import about
 from services.sync.store import Intent
 from services.sync.turn import Ask, BlockState, Progress, Started, scene_of
 
@@ -57,6 +59,7 @@ class Preparation:
     progress: Progress
     _began: float = field(default=0.0, init=False)
     _relaxed: bool = field(default=False, init=False)
+    _news: tuple[str, ...] = field(default=(), init=False)
 
     async def prepare(self) -> Prepared:
         """Raises RuntimeFault when this runtime cannot be asked, AgentBusy when the agent cannot."""
@@ -72,14 +75,22 @@ class Preparation:
                 agent, self.context, desired, lane=Lane.HIGH, timeout=self._left()
             )
             await agent.begin_generation(ask.generation, timeout=self._left())
-            labels = () if made or self._relaxed else await self._write(desired)
+            told = self._carry(desired)
+            labels = () if made or self._relaxed else await self._write(told)
         # What the agent does not surely hold, or what a late write could still change, goes with the turn.
         suspects = set(agent.suspects())
-        unsure = set() if self._relaxed else {block.label for block in agent.record.missing(desired)}
+        unsure = set() if self._relaxed else {block.label for block in agent.record.missing(told)}
         inlined = tuple(block for block in desired.blocks if block.label in unsure | suspects)
         if not unsure and not self._relaxed and self.entry.agent is agent:
-            self.reconciler.confirm(self.entry, desired)
+            self.reconciler.confirm(self.entry, self.context, desired)
         return self._prepared(desired, inlined, tuple(b.label for b in desired.blocks) if made else labels)
+
+    def _carry(self, desired: Desired) -> Desired:
+        """The blocks that are to be written. A few events that memory only gained go with the turn instead."""
+        block, agent = desired.get("memory"), self.agent
+        held = agent.holds("memory") if agent.endpoint.capabilities.remote else None
+        self._news = (news(held, block.text) or ()) if held is not None and block is not None else ()
+        return desired.without(("memory",)) if self._news else desired
 
     async def _write(self, desired: Desired) -> tuple[str, ...]:
         timeout = min(WRITE_S, 0.4 * self._left())
@@ -141,7 +152,10 @@ class Preparation:
         ask, settings, profile = self.ask, self.reconciler.settings, self.context.profile
         stateful = self.agent.endpoint.capabilities.stateful
         cut = heard_of_last(ask.lines, record.upto) if stateful and record.cut else None
-        system = system_line(ask.reason, speech=ask.speech, tools=bool(self.tools), inlined=inlined, cut=cut)
+        system = system_line(
+            ask.reason, speech=ask.speech, tools=bool(self.tools), inlined=inlined, cut=cut, news=self._news,
+            about=about(self.context),
+        )  # fmt: skip
         return Turn(
             turn_id=ask.turn_id,
             instructions=INSTRUCTIONS,

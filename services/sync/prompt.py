@@ -28,6 +28,9 @@ without JSON, quotes or stage directions. Speak of places and people by name; ne
 position. When somebody else is meant, or you have nothing to say, answer exactly PASS."""
 
 
+NEWS = "This has happened since:"
+
+
 class Reason(Enum):
     """Why the NPC is asked."""
 
@@ -66,16 +69,23 @@ def system_line(
     tools: bool = False,
     inlined: Sequence[Block] = (),
     cut: str | None = None,
+    news: Sequence[str] = (),
+    about: str = "",
 ) -> str:
     """What holds for this turn only.
 
     inlined: blocks that could not be written, with the text they should have. cut: the agent's last answer was not
-    heard to its end; what was heard of it, "" = nothing.
+    heard to its end; what was heard of it, "" = nothing. news: events that the memory block does not
+    tell yet.
     """
     parts = []
     if inlined:
         parts.append("These blocks are newer than those in your memory; where they differ, only these are true:")
         parts += [f"<{block.label}>\n{block.text}\n</{block.label}>" for block in inlined]
+    if news:
+        parts += [NEWS, *news]
+    if about:
+        parts.append(about)
     if cut is not None:
         heard = f'only this of it was heard: "{clean(cut, 300)}"' if cut.strip() else "nobody heard it"
         parts.append(f"Your last answer was cut off; {heard}.")

@@ -14,7 +14,7 @@ from services.common.errors import EarshotError, Internal, NotFound
 from services.common.logs import get_logger
 from services.common.settings import Settings
 from services.common.telemetry import Metrics
-from services.sync.blocks import Desired
+from services.sync.blocks import LEISURELY, URGENT, Desired
 from services.sync.context import Context, Key
 from services.sync.crew import Crew
 from services.sync.embodiment import Embodiment
@@ -25,6 +25,8 @@ from services.sync.lanes import Lanes
 from services.sync.reader import Change, StateReader
 from services.sync.runtimes.port import RuntimeFault
 from services.sync.schedule import Lane, due_at, schedules
+from services.sync.situation import vitals
+from services.sync.urgency import LONGEST_S, WriteBudget, urgency
 
 # Time for one reconciliation in the background.
 WORK_S = 15.0
@@ -65,6 +67,7 @@ class Reconciler:
         self.metrics = metrics
         self._rng = rng
         self._schedule = schedules(settings.dirty_heard_max_s)[settings.schedule]
+        self._budget = WriteBudget(settings.urgent_writes_per_s) if settings.schedule == "lazy" else None
         self._lanes: Lanes[Key] = Lanes()
         self._wake = asyncio.Event()
         self._in_flight = 0
@@ -102,8 +105,23 @@ class Reconciler:
         if entry.dirty is None or due is None or entry.closed:
             self._lanes.drop(entry.key)
         else:
-            self._lanes.put(entry.key, entry.dirty.lane, max(due, entry.retry_at))
+            rank = 0
+            if self._budget is not None and self._paced(entry) and entry.urgency is not None:
+                due = max(due, min(self._budget.next_at(entry.world, entry.urgency), entry.urgent_since + LONGEST_S))
+                rank = 2 * entry.urgency + (not entry.heard)
+            self._lanes.put(entry.key, entry.dirty.lane, max(due, entry.retry_at), rank)
         self._wake.set()
+
+    def _paced(self, entry: Entry) -> bool:
+        """Whether it is one of the urgent changes that share their world's budget, and may still wait for it."""
+        dirty = entry.dirty
+        return (
+            self._budget is not None
+            and dirty is not None
+            and dirty.lane is Lane.HIGH
+            and not dirty.forced
+            and _now() < entry.urgent_since + LONGEST_S
+        )
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -136,14 +154,24 @@ class Reconciler:
             entry = self.agents.entries.get(item[0])
             if entry is None or entry.working or entry.dirty is None:
                 continue
+            if self._postponed(entry):
+                self.metrics.sync_postponed.inc()
+                self.schedule(entry)
+                continue
             entry.working = True
             self._in_flight += 1
             self.crew.spawn(self._work(entry, item[1]), "sync.refresh")
 
+    def _postponed(self, entry: Entry) -> bool:
+        """Whether it waits for its world's budget; looked at before, so that waiting reads nothing."""
+        if self._budget is None or entry.urgency is None or not self._paced(entry):
+            return False
+        return self._budget.next_at(entry.world, entry.urgency) > _now()
+
     async def _work(self, entry: Entry, lane: Lane) -> None:
         entry.last_lane = lane
         try:
-            await self.reconcile(entry, lane=lane, timeout=WORK_S)
+            await self.reconcile(entry, lane=lane, timeout=WORK_S, paced=True)
         except (RuntimeFault, EarshotError) as error:
             self._later(entry, error)
         except Exception as error:  # noqa: BLE001 - a defect must neither spin nor stop the others
@@ -178,9 +206,19 @@ class Reconciler:
                 self.schedule(entry)
 
     async def reconcile(
-        self, entry: Entry, *, lane: Lane, timeout: float, min_revision: int = 0, create: bool = False
+        self,
+        entry: Entry,
+        *,
+        lane: Lane,
+        timeout: float,
+        min_revision: int = 0,
+        create: bool = False,
+        paced: bool = False,
     ) -> Outcome | None:
-        """Bring the preferred agent to the present; None when there is none and none is needed."""
+        """Bring the preferred agent to the present; None when there is none and none is needed.
+
+        paced: what the schedule asks for and no more, within the world's budget; None also when it must wait.
+        """
         deadline = _now() + timeout
         context = await self.current(entry, min_revision, timeout)
         if context.closed:
@@ -193,6 +231,8 @@ class Reconciler:
         if not agent.agent_id and not (entry.heard or context.heard or create):
             entry.dirty = None
             return None
+        if paced and agent.agent_id and self._paced(entry) and not self._admit(entry, context, desired, agent):
+            return None
         force, distrust = entry.rewrite, entry.distrust
         entry.rewrite = entry.distrust = False
         made = await self.agents.ensure(agent, context, desired, lane=lane, timeout=deadline - _now())
@@ -200,13 +240,28 @@ class Reconciler:
         if not made and (agent.suspects() or distrust):
             drifted = await agent.read_back(lane=lane, timeout=deadline - _now(), labels=labels)
             self.metrics.block_writes.labels(lane.name.lower(), "drift").inc(len(drifted))
+        wanted = desired if made or force or distrust or not paced else self._hurried(entry, desired)
         written = await self.agents.bring(
-            entry, agent, context, desired, lane=lane, timeout=max(deadline - _now(), 0.001), force=force
+            entry, agent, context, wanted, lane=lane, timeout=max(deadline - _now(), 0.001), force=force
         )
         if written.fault is not None:
             raise written.fault
-        self.confirm(entry, desired)
+        self.confirm(entry, context, desired)
         return Outcome(desired, agent, written.labels)
+
+    def _admit(self, entry: Entry, context: Context, desired: Desired, agent: Embodiment) -> bool:
+        """Whether what is urgent goes out now: it may have passed, and its world's budget may be spent."""
+        entry.urgency = urgency(entry.told, vitals(context))
+        if entry.urgency is None:
+            entry.eased(desired, None, agent.record.missing(desired))
+            return False
+        return self._budget is None or self._budget.take(entry.world, entry.urgency, _now())
+
+    def _hurried(self, entry: Entry, desired: Desired) -> Desired:
+        """What the schedule writes in the background: blocks that only a turn needs wait for their turn."""
+        if self._budget is None or entry.dirty is None or entry.dirty.forced:
+            return desired
+        return desired.only(URGENT) if entry.dirty.lane is Lane.HIGH else desired.without(LEISURELY)
 
     async def current(self, entry: Entry, min_revision: int, timeout: float) -> Context:
         """What the NPC knows now, at >= min_revision and never before what its agent was told."""
@@ -230,9 +285,16 @@ class Reconciler:
             agent.record = agent.record.rewound()
         return context
 
-    def confirm(self, entry: Entry, desired: Desired) -> None:
-        """The preferred agent holds `desired`. What is suspect is read back once nothing can land any more."""
-        entry.confirmed(desired)
+    def confirm(self, entry: Entry, context: Context, desired: Desired) -> None:
+        """The preferred agent holds `desired`, or was told the urgent part of it.
+
+        What is suspect is read back once nothing can land any more.
+        """
+        rest = entry.agent.record.missing(desired) if entry.agent is not None else []
+        if rest:
+            entry.eased(desired, vitals(context), rest)
+        else:
+            entry.confirmed(desired, vitals(context))
         until = entry.agent.suspect_until() if entry.agent is not None else None
         if until is not None:
             entry.forced(Lane.LOW, max(until, _now() + RETRY_MIN_S))
@@ -259,6 +321,8 @@ class Reconciler:
     async def release(self, key: Key) -> None:
         """The NPC's world closed."""
         self._lanes.drop(key)
+        if self._budget is not None:
+            self._budget.forget((key.tenant, key.world))
         await self.agents.release(key)
 
     async def release_vanished(self, keys: Sequence[Key]) -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from services.sync.context import Band, Context, Departed, Member
 from services.sync.hygiene import clean, clean_name
 from services.sync.page import Line
+from services.sync.urgency import Vitals
 
 # Studs: nearer enters the band, farther than the second leaves it.
 AT_STUDS = (5.0, 7.0)
@@ -82,6 +83,12 @@ def status_lines(context: Context) -> list[Line]:
     return lines
 
 
+def vitals(context: Context) -> Vitals:
+    """What of it can be urgent."""
+    status = "\n".join(line.text for line in status_lines(context) if line.text != _health(context.health_percent))
+    return Vitals(context.combat, context.health_percent, status)
+
+
 def where(context: Context) -> str:
     """The place as a phrase: "at the Old Harbour", "somewhere without a name"."""
     if context.place is None or not context.place.name:
@@ -100,7 +107,7 @@ def _health(percent: int) -> str:
 
 
 def group_lines(context: Context, bands: Bands) -> list[Line]:
-    """Who hears me, who just left, who is about. Members are ordered by when they came, then by id."""
+    """Who hears me, who just left. Members are ordered by when they came, then by id."""
     members = sorted(context.members, key=lambda member: (member.since_ms, member.id))
     if not members:
         lines = [Line("Nobody is within earshot of me.")]
@@ -111,10 +118,13 @@ def group_lines(context: Context, bands: Bands) -> list[Line]:
         lines += [Line(_member(member, bands), 1 if member.player else 2) for member in members]
     for gone in sorted(context.departed, key=lambda one: -one.left_ms)[:DEPARTED_SHOWN]:
         lines.append(Line(_departed(gone), 3))
-    if context.nearby:
-        names = ", ".join(clean_name(name) for name in context.nearby[:NEARBY_SHOWN])
-        lines.append(Line(f"About, but out of earshot: {names}.", 4))
     return lines
+
+
+def about(context: Context) -> str:
+    """Who is about but out of earshot, as a sentence; it goes with a turn, since it changes all the time."""
+    names = ", ".join(clean_name(name) for name in context.nearby[:NEARBY_SHOWN])
+    return f"About, but out of earshot: {names}." if names else ""
 
 
 def _member(member: Member, bands: Bands) -> str:

@@ -18,8 +18,8 @@ from services.demo.frame import Row
 from services.sync.runtimes.port import Block
 
 
-def row(id: str, kind: str = "npc", health: int = 100, location: str = "") -> Row:
-    return Row(id, id, "npc" if kind == "npc" else "player", 0, 0, 0, health, 100, "Idle", location)
+def row(id: str, kind: str = "npc", health: int = 100, location: str = "", action: str = "Idle") -> Row:
+    return Row(id, id, "npc" if kind == "npc" else "player", 0, 0, 0, health, 100, action, location)
 
 
 def rows(*some: Row) -> dict[str, Row]:
@@ -30,28 +30,35 @@ def configured(schedule: str = "lazy") -> Settings:
     return Settings.model_validate({"data": ":memory:", "runtimes": "offline", "schedule": schedule})
 
 
-def test_a_pair_costs_a_call_when_it_meets_and_every_thirty_seconds() -> None:
+def test_a_pair_costs_a_call_when_it_meets_and_when_it_parts() -> None:
     naive, world = Naive(), rows(row("mara"), row("tom"), row("ada", "player"))
     for second in range(61):
         naive.see(float(second), world, [["mara", "tom", "ada"]])
-    # Each NPC with the other and with the player, at 0, 30 and 60 s; one status each at the start.
-    assert (naive.groups, naive.with_players, naive.statuses) == (12, 6, 2)
-    assert naive.calls == 14
+    # Each NPC with the other and with the player; one status each at the start.
+    assert (naive.groups, naive.with_players, naive.statuses) == (4, 2, 2)
+    naive.see(61.0, world, [["mara", "tom"]])
+    assert (naive.groups, naive.with_players) == (6, 4)
+    assert (naive.calls, naive.calls_with_players) == (8, 6)
+    # The existing script: every pair with a player at 0, 30 and 60 s, nothing when they part.
+    assert (naive.script, naive.calls_of_script) == (6, 8)
 
 
 def test_who_comes_back_within_thirty_seconds_costs_again_but_not_in_the_existing_game() -> None:
     naive, world = Naive(), rows(row("mara"), row("ada", "player"))
     for second, clusters in ((0.0, [["mara", "ada"]]), (1.0, []), (2.0, [["mara", "ada"]])):
         naive.see(second, world, clusters)
-    assert (naive.with_players, naive.spaced) == (2, 1)
+    assert (naive.with_players, naive.script) == (3, 1)
 
 
-def test_health_costs_a_call_once_it_moved_ten_points_since_the_last_and_a_location_when_reached() -> None:
+def test_a_status_costs_a_call_for_each_location_reached_action_taken_and_ten_points_of_health() -> None:
     naive = Naive()
     for health, location in ((100, ""), (95, ""), (91, "mill"), (90, "mill"), (99, ""), (100, "mill")):
         naive.see(0.0, rows(row("mara", health=health, location=location)), [])
     # The start; mill twice; 100 -> 90 and 90 -> 100.
-    assert naive.statuses == 5
+    assert (naive.statuses, naive.actions) == (5, 0)
+    for action in ("Idle", "Combat", "Combat", "Idle"):
+        naive.see(0.0, rows(row("mara", location="mill", action=action)), [])
+    assert (naive.statuses, naive.actions) == (7, 2)
 
 
 def test_a_write_is_named_by_what_its_lines_tell() -> None:
@@ -111,7 +118,7 @@ def test_results_name_the_goals_and_say_which_are_missed() -> None:
     lazy = {name: Outcome(writes=4, turns=10, on_demand=8, clairvoyant=8) for name in (*CALM, *COMBAT)}
     for one in lazy.values():
         one.naive.groups = 100
-    records = {result.name: result.record() for result in sync.results(lazy, lazy)}
+    records = {result.name: result.record() for result in sync.results(lazy, lazy, lazy)}
     assert records["lazy, calm"]["ok"] is False
     assert records["lazy, combat"]["ok"] is True
     assert records["lazy, in sum"]["value"] == 4.0

@@ -45,6 +45,10 @@ class FakeState(state_pb2_grpc.StateServiceServicer):
     def world(self, name: str = "w") -> World:
         return self.worlds.setdefault(name, World())
 
+    def npc(self, npc: str = "mara", world: str = "w") -> state_pb2.NpcContext:
+        """What is told of an NPC, to be changed without a word to the watchers."""
+        return self.world(world).npcs[npc]
+
     def put(
         self,
         npc: str = "mara",

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from services.sync.blocks import DESCRIPTIONS, declared, digest, render
 from services.sync.context import Band, Context, Departed, Happening, Key, Member, Place, Profile
 from services.sync.hygiene import clean, clean_name
+from services.sync.memory import CARRIED, news, with_news
 from services.sync.notes import NOTES_MAX, Note, allowed, note_lines
 from services.sync.page import Line, compose
 from services.sync.prompt import Line as Said
@@ -53,7 +54,6 @@ def test_the_situation_is_a_person_speaking() -> None:
         "- Ada, a player, right beside me, here since 14:00. Looks: red cloak",
         "- Brom, an NPC, near, here since 15:00",
         "Cleo left at 13:00.",
-        "About, but out of earshot: Dain.",
     ])  # fmt: skip
 
 
@@ -248,6 +248,27 @@ def test_a_budget_keeps_the_newest_lines(texts: list[str], most: int, budget: in
     assert kept == lines[len(lines) - len(kept) :]
     assert len(kept) <= max(most, 1)
     assert bool(kept) == bool(lines)
+
+
+EVENT = st.text("abc ", min_size=1, max_size=3).map(lambda text: f"- {text}x")
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(EVENT, max_size=12), st.lists(EVENT, max_size=8), st.integers(0, 3))
+def test_news_are_what_completes_the_block_or_it_is_written(before: list[str], more: list[str], forgotten: int) -> None:
+    def block(events: list[str]) -> str:
+        shown = events[-12:]
+        return "\n".join(["Lately:", *shown]) if shown else "Nothing worth telling has happened lately."
+
+    held = block(before)
+    now = block([*before[:1], *before[1 + forgotten :], *more])
+    told = news(held, now)
+    if told is not None:
+        assert with_news(held, told) == now
+        assert 0 < len(told) <= CARRIED
+    elif not forgotten and 0 < len(more) <= CARRIED:
+        pytest.fail("a few new events can go with the turn")
+    assert news(held, held) is None
 
 
 def test_what_an_agent_has_not_seen() -> None:
