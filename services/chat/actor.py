@@ -26,6 +26,7 @@ from services.chat.inputs import Input, Loaded, PlayerErased, TimerFired
 from services.chat.outcome import Outcomes
 from services.chat.rules import Rules
 from services.chat.store import Append, ChatStore, Explained, Seen, Stored
+from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import Conflict, EarshotError, Internal, Overloaded, Unavailable
 from services.common.logs import get_logger
@@ -41,18 +42,24 @@ IDLE_S = 600.0
 IDLE_CLOSED_S = 30.0
 # Log entries kept in memory: what turns are told, beyond every history budget.
 RECENT = 400
+# Utterances whose trace is known, so that their turns join it.
+TRACES_MAX = 64
 
 _log = get_logger("chat")
 
 
 @dataclass(slots=True)
 class Entry:
-    """An input on its way. key: message id under which it is remembered; retain: try again when the store fails."""
+    """An input on its way. key: message id under which it is remembered; retain: try again when the store fails;
+    trace: where it comes from, if that is sampled, and since when it waits (perf_counter).
+    """
 
     item: Input
     done: asyncio.Future[effects.Accepted | None] | None
     key: str = ""
     retain: bool = True
+    trace: str = ""
+    since: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +94,7 @@ class WorldActor:
         self._wake = asyncio.Event()
         self._loaded = asyncio.Event()
         self._turns: dict[str, asyncio.Task[None]] = {}
+        self._traces: dict[str, str] = {}
         self._number = 0
         self._checkpoint = 0
         self._base_ms = 0
@@ -112,7 +120,7 @@ class WorldActor:
         if len(self._inbox) >= INBOX_MAX and not retain:
             raise Overloaded("too much waits for this world", reason="WORLD_BUSY", retry_after_ms=1000)
         done: asyncio.Future[effects.Accepted | None] = asyncio.get_running_loop().create_future()
-        self._inbox.append(Entry(item, done, key, retain))
+        self._inbox.append(Entry(item, done, key, retain, tracing.traceparent(), time.perf_counter()))
         self._wake.set()
         return done
 
@@ -201,7 +209,11 @@ class WorldActor:
                 entries = _kept(entries, error)
                 await asyncio.sleep(RETRY_S)
                 continue
-            self.append_ms = round((self._tools.clock.monotonic() - started) * 1000)
+            seconds = self._tools.clock.monotonic() - started
+            self.append_ms = round(seconds * 1000)
+            for entry, _ in steps:
+                with tracing.carried(entry.trace):
+                    tracing.record("append", seconds, stage="append")
             self._commit(world, append)
             for entry, step in steps:
                 self._act(entry, step)
@@ -224,7 +236,11 @@ class WorldActor:
                 _log.error("input_failed", kind=type(item).__name__, error=type(error).__name__, exc_info=error)
                 _fail([entry], Internal("internal error; see the log"))
                 continue
-            self._tools.metrics.observe_stage("decision", time.perf_counter() - began)
+            ended = time.perf_counter()
+            with tracing.carried(entry.trace):
+                self._tools.metrics.observe_stage("decision", ended - began)
+                if entry.trace:
+                    tracing.record("inbox", ended - entry.since, stage="inbox")
             self.decision_ms = round((time.perf_counter() - began) * 1000)
             world = step.world
             append.inputs.append(item)
@@ -251,7 +267,7 @@ class WorldActor:
         if append.events:
             self.recent.extend(append.events)
             self._tools.bell.ring(self.key, append.events[-1].seq)
-            measures.logged(self._tools.metrics, append.events)
+            measures.logged(self._tools.metrics, append.events, world.revision)
 
     def _act(self, entry: Entry, step: reducer.Step) -> None:
         """Carry out the effects of a committed input."""
@@ -262,6 +278,7 @@ class WorldActor:
                     answer = effect
                     if not effect.unheard:
                         self.outcomes.get(effect.utterance_id)
+                        self._note_trace(effect.utterance_id, entry.trace)
                 case effects.Ask():
                     self._ask(effect)
                 case effects.Cancel():
@@ -282,10 +299,31 @@ class WorldActor:
             entry.done.set_result(answer)
 
     def _ask(self, ask: effects.Ask) -> None:
-        measures.asked(self._tools.metrics, self.world, ask, self.now_ms())
-        task = self._tools.crew.spawn("chat.turn", partial(self._tools.ask, self, ask))
+        with tracing.carried(self._trace_of(ask)):
+            since = measures.asked(self._tools.metrics, self.world, ask, self.now_ms())
+            task = self._tools.crew.spawn("chat.turn", partial(self._turn, ask, since))
         self._turns[ask.turn_id] = task
         task.add_done_callback(lambda _: self._turns.pop(ask.turn_id, None))
+
+    async def _turn(self, ask: effects.Ask, since_ms: int) -> None:
+        tracing.record("queue", (self.now_ms() - since_ms) / 1000, stage="queue")
+        await self._tools.ask(self, ask)
+
+    def _note_trace(self, utterance: str, trace: str) -> None:
+        """Turns that an utterance causes belong to its trace."""
+        if not trace:
+            return
+        while len(self._traces) >= TRACES_MAX:
+            del self._traces[next(iter(self._traces))]
+        self._traces[utterance] = trace
+
+    def _trace_of(self, ask: effects.Ask) -> str:
+        if not self._traces:
+            return ""
+        conversation = self.world.conversations.get(ask.conversation_id)
+        turn = conversation.floor if conversation else None
+        causes = turn.causes if turn is not None and turn.id == ask.turn_id else ()
+        return next((self._traces[cause] for cause in reversed(causes) if cause in self._traces), "")
 
     def _put_away(self) -> None:
         """Store the state and let everybody go who waits."""

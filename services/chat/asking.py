@@ -22,6 +22,7 @@ from services.chat.effects import Ask
 from services.chat.inputs import Acted, Spoke, TurnEnded, TurnStarted
 from services.chat.moderation import Moderator, check_after
 from services.chat.policy import NPC
+from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import EarshotError, from_rpc
 from services.common.logs import get_logger
@@ -62,14 +63,23 @@ class Asking:
 
     async def run(self, actor: WorldActor, ask: Ask) -> None:
         """Run a turn to its end; whatever happens, one TurnEnded is fed unless the turn was cancelled."""
+        with tracing.span("chat.turn") as span:
+            if span is not None:
+                span.set_attribute("earshot.turn.kind", ask.kind)
+            await self._run(actor, ask)
+
+    async def _run(self, actor: WorldActor, ask: Ask) -> None:
         started = self.clock.monotonic()
         outcome, reason = "failed", "INCOMPLETE"
         finished: sync_pb2.ConverseFinished | None = None
         call: Any = None
         try:
-            call = self.sync.Converse(self._request(actor, ask), timeout=self.deadline_s)
-            async for message in call:
-                finished = await self._take(actor, ask, message, started) or finished
+            with tracing.span("history", stage="history"):
+                request = self._request(actor, ask)
+            with tracing.span("hop", stage="hop"):
+                call = self.sync.Converse(request, timeout=self.deadline_s)
+                async for message in call:
+                    finished = await self._take(actor, ask, message, started) or finished
             if finished is not None:
                 outcome, reason = OUTCOMES.get(finished.outcome, "spoke"), ""
         except grpc.aio.AioRpcError as error:

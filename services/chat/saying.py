@@ -23,6 +23,7 @@ from services.chat.outcome import Outcome
 from services.chat.policy import PLAYER, Participant
 from services.chat.store import ChatStore, Seen
 from services.chat.worlds import OBSERVE_S, Key, Worlds
+from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import BadInput, Conflict, EarshotError, NotFound, Overloaded, from_rpc
 from services.common.telemetry import Metrics
@@ -135,7 +136,8 @@ class Saying:
         self._charge(self.players, words.speaker_id, words, text)
         verdict = ALLOWED if words.system else await check_before(self.moderator, text)
         began = self.clock.monotonic()
-        revision = await self._observed(actor, words)
+        with tracing.span("hear", stage="hear"):
+            revision = await self._observed(actor, words)
         earshot_ms = round((self.clock.monotonic() - began) * 1000)
         where = actor.world.where(words.speaker_id)
         if where is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -15,15 +16,17 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health_aio
+from prometheus_client import start_http_server
 
+from services.common import tracing
 from services.common.channels import OPTIONS, Channels
 from services.common.clock import Clock, SystemClock
 from services.common.inprocess import InProcessServer
 from services.common.interceptors import RoomInterceptor
 from services.common.logs import get_logger
 from services.common.settings import SERVED, Settings
-from services.common.store import MEMORY, Database
-from services.common.telemetry import Metrics, configure_tracing
+from services.common.store import MEMORY, Database, Group
+from services.common.telemetry import Metrics
 from services.common.tls import CallerInterceptor, require
 
 Worker = Callable[[], Awaitable[None]]
@@ -33,6 +36,8 @@ RESTART_MAX_S = 10.0
 # How often a process looks whether the rooms that it calls serve.
 HEALTH_S = 2.0
 HEALTH_STARTING_S = 0.1
+# How often a process measures how late its loop wakes.
+LAG_S = 0.25
 
 _log = get_logger("common")
 
@@ -56,7 +61,7 @@ class App:
         self.settings = settings
         self.rooms = frozenset(rooms)
         self.clock: Clock = clock or SystemClock()
-        self.metrics = Metrics()
+        self.metrics = Metrics(enabled=settings.telemetry)
         self._interceptor = RoomInterceptor(self.metrics)
         self._local = InProcessServer([self._interceptor])
         self.channels = Channels(settings, self._local, self.rooms)
@@ -76,7 +81,9 @@ class App:
     def open_store(self, room: str, schema: Sequence[str]) -> Database:
         """The room's store; closed with the app. Raises StoreInUse when another process has it."""
         path = self.settings.data_path(room)
-        database = Database(path, schema, inline=self._inline_stores or path == MEMORY)
+        database = Database(
+            path, schema, inline=self._inline_stores or path == MEMORY, committed=commits(self.metrics, room)
+        )
         self.on_close(f"{room}.store", database.close)
         return database
 
@@ -117,16 +124,31 @@ class App:
 
     async def start(self) -> None:
         """Serve, then start workers."""
-        provider = configure_tracing(
-            self.settings.otlp_endpoint, self.settings.trace_sample, "earshot-" + "-".join(sorted(self.rooms))
-        )
-        if provider is not None:
-            self.on_close("tracing", lambda: asyncio.to_thread(provider.shutdown))
+        sample = self.settings.trace_sample if self.settings.telemetry else 0.0
+        recorder = tracing.configure("earshot-" + "-".join(sorted(self.rooms)), sample, self.settings.otlp_endpoint)
+        if recorder is not None:
+            self.on_close("tracing", lambda: asyncio.to_thread(recorder.close))
+        if self.settings.metrics_listen:
+            await self._serve_metrics(self.settings.metrics_listen)
         if self._network and self._adders:
             await self._serve_network()
+        if "edge" not in self.rooms:  # the edge measures its own, to shed load
+            self._workers.append(("common.lag", self._watch_lag))
         for name, run in self._workers:
             self._tasks.append(asyncio.create_task(self._supervise(name, run), name=name))
         self._ready = True
+
+    async def _serve_metrics(self, listen: str) -> None:
+        """Prometheus text on an address of its own, for processes without an edge. Raises OSError when it is taken."""
+        host, _, port = listen.rpartition(":")
+        server, thread = start_http_server(int(port), host or "127.0.0.1", self.metrics.registry)
+
+        def end() -> None:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+        self.on_close("metrics", lambda: asyncio.to_thread(end))
 
     async def _serve_network(self) -> None:
         identity = self.channels.identity
@@ -209,9 +231,29 @@ class App:
                 _log.error("close_failed", closer=name, error=type(error).__name__, exc_info=error)
         await self.channels.close()
 
+    async def _watch_lag(self) -> None:
+        """Measure how late the loop wakes, for ever."""
+        observe, now = self.metrics.loop_lag.observe, time.perf_counter
+        while True:
+            expected = now() + LAG_S
+            await asyncio.sleep(LAG_S)
+            observe(max(now() - expected, 0.0))
+
     async def __aenter__(self) -> App:
         await self.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+
+def commits(metrics: Metrics, room: str) -> Callable[[Group], None]:
+    """What a room's store reports of each group commit."""
+    seconds = metrics.store_seconds.labels(room)
+    outcomes = {kept: metrics.store_writes.labels(room, "committed" if kept else "failed") for kept in (True, False)}
+
+    def observe(group: Group) -> None:
+        seconds.observe(group.seconds)
+        outcomes[group.kept].inc(group.writes)
+
+    return observe

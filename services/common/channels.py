@@ -15,8 +15,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from services.common.errors import Unavailable, from_rpc
 from services.common.inprocess import InProcessServer
 from services.common.settings import Settings
-from services.common.telemetry import traceparent
 from services.common.tls import Identity, load, name_of, require
+from services.common.tracing import traceparent
 
 _READS = [
     {"service": "earshot.state.v1.StateService", "method": method}

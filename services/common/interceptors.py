@@ -10,16 +10,18 @@ import asyncio
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 from google.protobuf import message
-from opentelemetry.trace import SpanKind
+from prometheus_client import Counter
 
+from services.common import tracing
 from services.common.errors import BadInput, EarshotError, Internal, Unavailable, to_trailers
 from services.common.logs import get_logger
-from services.common.telemetry import Metrics, context_of, tracer
+from services.common.telemetry import Metrics
 
 # RPCs that last as long as both processes do.
 ENDLESS = ("Watch", "Ingest")
@@ -85,7 +87,9 @@ def _wrapped(handler: Any, method: str, metrics: Metrics, endless: _Endless) -> 
 class _Method:
     """One RPC with what is done around every call of it."""
 
-    __slots__ = ("_behavior", "_endless", "_generates", "_lasts", "_method", "_metrics", "_room", "_rpc")
+    __slots__ = (
+        "_behavior", "_counted", "_endless", "_generates", "_lasts", "_method", "_metrics", "_room", "_rpc", "_seconds",
+    )  # fmt: skip
 
     def __init__(self, behavior: Any, method: str, metrics: Metrics, endless: _Endless) -> None:
         self._behavior = behavior
@@ -96,6 +100,9 @@ class _Method:
         self._rpc = method.rsplit("/", 1)[1]
         self._lasts = self._rpc.startswith(ENDLESS)
         self._generates = inspect.isasyncgenfunction(behavior)
+        # Labels are slow to look up for every call.
+        self._seconds = metrics.rpc_seconds.labels(self._room, self._rpc)
+        self._counted: dict[str, Counter] = {}
 
     async def unary(self, request: Any, context: Any) -> Any:
         """For handlers that answer one message."""
@@ -103,7 +110,7 @@ class _Method:
         try:
             if isinstance(request, message.Message) and context.time_remaining() is None:
                 raise BadInput("every call needs a deadline", reason="DEADLINE_REQUIRED")
-            with tracer().start_as_current_span(self._method[1:], context=_parent(context), kind=SpanKind.SERVER):
+            with self._traced(context):
                 response = await self._behavior(request, context)
         except asyncio.CancelledError as error:
             self._observe(started, error)
@@ -124,11 +131,12 @@ class _Method:
         if task is not None and self._lasts:
             self._endless.running.add(task)
         try:
-            if self._generates:
-                async for response in self._behavior(request, context):
-                    yield response
-            else:
-                await self._behavior(request, context)
+            with self._traced(context):
+                if self._generates:
+                    async for response in self._behavior(request, context):
+                        yield response
+                else:
+                    await self._behavior(request, context)
         except (asyncio.CancelledError, GeneratorExit, grpc.aio.AbortError) as error:
             self._observe(started, error)
             if task not in self._endless.ending or not isinstance(error, asyncio.CancelledError):
@@ -160,11 +168,15 @@ class _Method:
             code = error.code.name
         elif error is not None:
             code = "INTERNAL"
-        self._metrics.rpc_seconds.labels(self._room, self._rpc, code).observe(time.perf_counter() - started)
+        self._seconds.observe(time.perf_counter() - started, tracing.exemplar())
+        counted = self._counted.get(code)
+        if counted is None:
+            counted = self._counted[code] = self._metrics.rpcs.labels(self._room, self._rpc, code)
+        counted.inc()
 
-
-def _parent(context: Any) -> Any:
-    for key, value in context.invocation_metadata() or ():
-        if key == "traceparent":
-            return context_of(value)
-    return None
+    def _traced(self, context: Any) -> AbstractContextManager[Any]:
+        """The call's part of its caller's trace."""
+        for key, value in context.invocation_metadata() or ():
+            if key == "traceparent":
+                return tracing.received(self._method[1:], value)
+        return tracing.NOTHING

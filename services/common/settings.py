@@ -36,8 +36,14 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe record logged.")
     log_format: Literal["console", "json"] = Field("console", description="For people, or one JSON object a line.")
     shutdown_s: float = Field(10.0, description="How long running calls may finish after a stop.")
-    otlp_endpoint: str = Field("", description="OTLP gRPC endpoint for traces; empty = no tracing.")
-    trace_sample: float = Field(0.01, ge=0, le=1, description="Share of traces kept (parent-based).")
+    telemetry: bool = Field(True, description="Measure and trace; false leaves both out.")
+    metrics_listen: str = Field(
+        "", description="Address of Prometheus metrics of a process without the edge; empty = none."
+    )
+    otlp_endpoint: str = Field("", description="OTLP gRPC endpoint that traces are sent to; empty = kept here only.")
+    trace_sample: float = Field(
+        0.01, ge=0, le=1, description="Share of requests traced (parent-based), and at least one a second; 0 = none."
+    )
 
     # -- edge ------------------------------------------------------------------------------------------------------
     body_limit: int = Field(512 * 1024, description="Largest decoded request body, bytes.")
@@ -148,6 +154,8 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("EARSHOT_TEMPERATURE", "LLM_TEMPERATURE"),
         description="Sampling temperature (G4).",
     )
+    prompt_price: float = Field(0.0, ge=0, description="Dollars per million prompt tokens, for the cost metric.")
+    completion_price: float = Field(0.0, ge=0, description="Dollars per million completion tokens.")
     context_messages: int = Field(
         10,
         validation_alias=AliasChoices("EARSHOT_CONTEXT_MESSAGES", "CONTEXT_WINDOW_SIZE"),

@@ -13,11 +13,13 @@ import fcntl
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
+from services.common import tracing
 from services.common.errors import Conflict, EarshotError, Overloaded, Unavailable
 from services.common.ownership import PARTITIONS, EmbeddedOwnership, Fence
 
@@ -45,6 +47,15 @@ class _Item:
     error: BaseException | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """A group commit that ended: how many writes, how long it took, whether it was kept."""
+
+    writes: int
+    seconds: float
+    kept: bool
+
+
 class Database:
     """One room's SQLite file.
 
@@ -53,8 +64,17 @@ class Database:
     fails (disk full, read-only), Conflict (FENCED) when the fence's token is no longer current.
     """
 
-    def __init__(self, path: Path | str, schema: Sequence[str], *, inline: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        schema: Sequence[str],
+        *,
+        inline: bool = False,
+        committed: Callable[[Group], None] | None = None,
+    ) -> None:
         self._path = str(path)
+        # Told of every group commit, on the writer's thread.
+        self._committed = committed
         self._inline = inline or self._path == MEMORY
         self._lock_file = _lock(self._path)
         self._writer = _connect(self._path)
@@ -92,8 +112,9 @@ class Database:
         `work` gets the writer's connection inside a transaction and must not commit. An exception in it rolls back
         only its own changes. Cancelling the wait does not undo the write.
         """
-        future = self.submit(work, durable=durable, fence=fence)
-        return await asyncio.shield(future)
+        with tracing.span("store", stage="store"):
+            future = self.submit(work, durable=durable, fence=fence)
+            return await asyncio.shield(future)
 
     def submit(self, work: Work[T], *, durable: bool = True, fence: Fence | None = None) -> asyncio.Future[T]:
         """Like write, without waiting: writes commit in the order of submission."""
@@ -185,6 +206,8 @@ class Database:
                 _attempt_outside(connection, item)
 
     def _commit_group(self, connection: sqlite3.Connection, batch: list[_Item]) -> None:
+        began = time.perf_counter()
+        kept = True
         try:
             level = "FULL" if any(item.durable for item in batch) else "NORMAL"
             connection.execute(f"PRAGMA synchronous={level}")
@@ -196,8 +219,11 @@ class Database:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             failure = Unavailable("the store cannot be written", reason="STORE_UNAVAILABLE", retry_after_ms=1000)
+            kept = False
             for item in batch:
                 item.error = item.error or failure
+        if self._committed is not None:
+            self._committed(Group(len(batch), time.perf_counter() - began, kept))
 
 
 def _attempt(connection: sqlite3.Connection, item: _Item) -> None:

@@ -1,171 +1,201 @@
-"""Metrics and traces: every name in one module, labels bounded (never npc, job, player, world).
+"""Metrics: every name in one module, labels bounded (never npc, job, player, world).
 
-Histogram edges lie on the budgets of docs/architecture.md, so that an SLI is one bucket over the count (H1, H2).
+Histogram edges lie on the budgets of docs/architecture.md, so that an SLI is one bucket over the count (H1, H2). Where
+a request is sampled, its measurements carry its trace as exemplar.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, cast
 
-from opentelemetry import propagate, trace
-from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
-FAST = (0.0005, 0.001, 0.002, 0.004, 0.005, 0.006, 0.01, 0.015, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+from services.common import tracing
+from services.common.tracing import BUDGETS
+
+# Edges on the budgets of stages, and of what is built from them.
+STAGE = (0.0005, 0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+CALL = (0.002, 0.006, 0.02, 0.1, 0.5, 2.5, 20.0)
+REQUEST = (0.005, 0.02, 0.05, 0.25, 1.0, 5.0, 25.0)
 SLOW = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0)
+AGE = (0.25, 1.0, 2.0, 5.0, 15.0, 30.0, 60.0, 300.0)
+LAG = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
+REVISIONS = (0, 1, 2, 5, 10)
 
-# Stage -> budget in seconds (docs/architecture.md, budgets).
-BUDGETS = {
-    "parse": 0.004,
-    "state": 0.005,
-    "cluster": 0.006,
-    "commit": 0.002,
-    "snapshot": 0.020,
-    "decision": 0.002,
-    "utterance_to_model": 0.020,
-}
+disable_created_metrics()  # type: ignore[no-untyped-call] # the library types it not
 
 
 class Metrics:
-    """The process's metrics, in a registry of its own so that tests do not share one."""
+    """The process's metrics, in a registry of its own so that tests do not share one.
 
-    def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
-        self.rpc_seconds = Histogram(
-            "earshot_rpc_seconds", "Served RPCs", ["room", "rpc", "code"], buckets=FAST, registry=registry
+    enabled=False measures nothing: what `earshot bench telemetry` compares with.
+    """
+
+    def __init__(self, *, enabled: bool = True) -> None:
+        self.registry = CollectorRegistry()
+        self._enabled = enabled
+        self._stages: dict[str, Histogram] = {}
+        counter, gauge, histogram = self._counter, self._gauge, self._histogram
+
+        # -- every room ------------------------------------------------------------------------------------------------
+        self.rpc_seconds = histogram("earshot_rpc_seconds", "Served RPCs", CALL, "room", "rpc")
+        self.rpcs = counter("earshot_rpcs_total", "Served RPCs by status", "room", "rpc", "code")
+        self.stage_seconds = histogram(
+            "earshot_stage_duration_seconds", "Stages of a snapshot and of a turn", STAGE, "stage"
         )
-        self.http_seconds = Histogram(
-            "earshot_http_seconds",
-            "HTTP requests",
-            ["route", "status"],
-            buckets=(*FAST, 10.0, 25.0),
-            registry=registry,
+        self.stage_over = counter("earshot_stage_budget_exceeded_total", "Stages over their budget", "stage")
+        self.store_seconds = histogram("earshot_store_commit_seconds", "One group commit", STAGE, "room")
+        self.store_writes = counter("earshot_store_writes_total", "Writes by what became of them", "room", "outcome")
+        self.loop_lag = histogram("earshot_loop_lag_seconds", "How late the loop woke", LAG)
+
+        # -- edge ------------------------------------------------------------------------------------------------------
+        self.http_seconds = histogram("earshot_http_seconds", "HTTP requests", REQUEST, "route")
+        self.http_requests = counter("earshot_http_requests_total", "HTTP requests by status", "route", "status")
+        self.admission_refused = counter("earshot_admission_refused_total", "Requests refused before any work", "gate")
+        self.requests_in_flight = gauge("earshot_requests_in_flight", "Requests worked on now, held polls apart")
+        self.connections = gauge("earshot_connections", "Held polls, streams and sockets open now", "transport")
+        self.connections_ended = counter(
+            "earshot_connections_ended_total", "Polls, streams and sockets that ended", "transport", "reason"
         )
-        self.stage_seconds = Histogram(
-            "earshot_stage_duration_seconds", "Stages of a snapshot and of a turn", ["stage"], buckets=FAST,
-            registry=registry,
+        self.events_lag_seconds = histogram(
+            "earshot_events_lag_seconds", "Event appended to client written", LAG, "transport"
+        )
+        self.sdk_events = counter("earshot_sdk_events_total", "What game servers counted of themselves", "kind")
+        self.sdk_round_trip_seconds = histogram("earshot_sdk_round_trip_seconds", "A sync as game servers see it", SLOW)
+
+        # -- state and cluster -----------------------------------------------------------------------------------------
+        self.snapshots = counter("earshot_snapshots_total", "Snapshots by outcome", "outcome")
+        self.transitions = counter("earshot_transitions_total", "Cluster transitions", "type")
+        self.worlds = gauge("earshot_worlds", "Worlds in memory")
+        self.entities = gauge("earshot_entities", "Entities in all worlds")
+        self.clusters = gauge("earshot_clusters", "Clusters in all worlds")
+        self.unplaced_ratio = gauge(
+            "earshot_members_unplaced_ratio", "Cluster members without a position, of those looked at"
+        )
+        self.game_pairs = counter(
+            "earshot_game_pairs_total",
+            "Pairs that the game groups itself, by whether they are within earshot",
+            "verdict",
+        )
+
+        # -- sync ------------------------------------------------------------------------------------------------------
+        self.sync_postponed = counter(
+            "earshot_sync_postponed_total", "Urgent writes that waited for their world's budget"
+        )
+        self.sync_pending = gauge("earshot_sync_pending", "NPCs whose blocks wait", "lane")
+        self.sync_lag_seconds = histogram("earshot_sync_lag_seconds", "First change to confirmed write", AGE, "lane")
+        self.block_writes = counter("earshot_block_writes_total", "Block writes by lane", "lane", "outcome")
+        self.freshness_seconds = histogram(
+            "earshot_freshness_seconds", "Age of what an NPC knows when it is asked", AGE
+        )
+        self.freshness_revisions = histogram(
+            "earshot_freshness_revisions_behind", "Revisions behind the asked one when an NPC is asked", REVISIONS
+        )
+        self.agents = gauge("earshot_agents", "Agents embodied")
+        self.runtime_calls = counter(
+            "earshot_runtime_calls_total", "Calls to a runtime", "runtime", "operation", "outcome"
+        )
+        self.runtime_seconds = histogram("earshot_runtime_seconds", "Calls to a runtime", SLOW, "runtime", "operation")
+        self.runtime_tokens = counter("earshot_runtime_tokens_total", "Tokens", "runtime", "kind")
+        self.runtime_cost = counter("earshot_runtime_cost_dollars_total", "Tokens at the set prices", "runtime")
+        self.runtime_in_flight = gauge("earshot_runtime_in_flight", "Requests in flight to a runtime", "runtime")
+        self.runtime_breaker = gauge(
+            "earshot_runtime_breaker_open", "1 = the breaker is open, 0.5 = it probes, 0 = closed", "runtime"
+        )
+
+        # -- chat ------------------------------------------------------------------------------------------------------
+        self.utterances = counter("earshot_utterances_total", "Utterances by outcome", "outcome")
+        self.turns = counter(
+            "earshot_turns_total", "Turns: the floor granted (started), and how each ended, with its reason",
+            "phase", "reason",
         )  # fmt: skip
-        self.stage_over = Counter(
-            "earshot_stage_budget_exceeded_total", "Stages over their budget", ["stage"], registry=registry
+        self.turn_seconds = histogram(
+            "earshot_turn_seconds", "Floor granted to first sentence and to end", SLOW, "until"
         )
-        self.snapshots = Counter("earshot_snapshots_total", "Snapshots by outcome", ["outcome"], registry=registry)
-        self.transitions = Counter("earshot_transitions_total", "Cluster transitions", ["type"], registry=registry)
-        self.worlds = Gauge("earshot_worlds", "Worlds in memory", registry=registry)
-        self.utterances = Counter("earshot_utterances_total", "Utterances by outcome", ["outcome"], registry=registry)
-        self.turns = Counter("earshot_turns_total", "Turns by end and reason", ["phase", "reason"], registry=registry)
-        self.turn_seconds = Histogram(
-            "earshot_turn_seconds",
-            "Utterance to first sentence and to end",
-            ["until"],
-            buckets=SLOW,
-            registry=registry,
+        self.queue_wait_seconds = histogram("earshot_queue_wait_seconds", "Wait for a worker", SLOW, "queue")
+        self.queue_depth = gauge("earshot_queue_depth", "Turns waiting", "queue")
+        self.events = counter("earshot_events_total", "Events appended to worlds' logs", "type")
+        self.notices_early = counter(
+            "earshot_notices_early_total", "Entries logged before the revision that they speak of: must stay 0"
         )
-        self.queue_wait_seconds = Histogram(
-            "earshot_queue_wait_seconds", "Wait for a worker", ["queue"], buckets=SLOW, registry=registry
-        )
-        self.queue_depth = Gauge("earshot_queue_depth", "Turns waiting", ["queue"], registry=registry)
-        self.runtime_calls = Counter(
-            "earshot_runtime_calls_total",
-            "Calls to a runtime",
-            ["runtime", "operation", "outcome"],
-            registry=registry,
-        )
-        self.runtime_seconds = Histogram(
-            "earshot_runtime_seconds",
-            "Calls to a runtime",
-            ["runtime", "operation"],
-            buckets=SLOW,
-            registry=registry,
-        )
-        self.runtime_tokens = Counter("earshot_runtime_tokens_total", "Tokens", ["runtime", "kind"], registry=registry)
-        self.block_writes = Counter(
-            "earshot_block_writes_total", "Block writes by lane", ["lane", "outcome"], registry=registry
-        )
-        self.freshness_seconds = Histogram(
-            "earshot_freshness_seconds", "Age of the revision behind a turn", buckets=SLOW, registry=registry
-        )
-        self.freshness_revisions = Histogram(
-            "earshot_freshness_revisions_behind",
-            "Revisions behind at a turn",
-            buckets=(0, 1, 2, 5, 10),
-            registry=registry,
-        )
-        self.sync_postponed = Counter(
-            "earshot_sync_postponed_total", "Urgent writes that waited for their world's budget", registry=registry
-        )
-        self.sync_pending = Gauge("earshot_sync_pending", "NPCs whose blocks wait", ["lane"], registry=registry)
-        self.agents = Gauge("earshot_agents", "Agents embodied", registry=registry)
-        self.events = Counter("earshot_events_total", "Events appended to worlds' logs", ["type"], registry=registry)
-        self.admission_refused = Counter(
-            "earshot_admission_refused_total", "Requests refused before any work", ["gate"], registry=registry
-        )
-        self.requests_in_flight = Gauge(
-            "earshot_requests_in_flight", "Requests worked on now, held polls apart", registry=registry
-        )
-        self.loop_lag = Gauge("earshot_loop_lag_seconds", "How late the edge's loop last woke", registry=registry)
-        self.polls_held = Gauge("earshot_polls_held", "Long polls held now", registry=registry)
-        self.sdk_events = Counter(
-            "earshot_sdk_events_total", "What game servers counted of themselves", ["kind"], registry=registry
-        )
-        self.sdk_round_trip_seconds = Histogram(
-            "earshot_sdk_round_trip_seconds", "A sync as game servers see it", buckets=SLOW, registry=registry
-        )
-        self.store_seconds = Histogram(
-            "earshot_store_commit_seconds",
-            "Submit to commit",
-            ["room", "level"],
-            buckets=FAST,
-            registry=registry,
-        )
+        if enabled:
+            self._describe_process()
+
+    def _describe_process(self) -> None:
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        build = self._gauge("earshot_build_info", "The version that runs", "version")
+        try:
+            build.labels(version("earshot")).set(1)
+        except PackageNotFoundError:
+            build.labels("unknown").set(1)
+        # Known from the start: a rate needs a first sample, and "never" is not "unknown".
+        for stage in BUDGETS:
+            self.stage_over.labels(stage)
+
+    def _counter(self, name: str, says: str, *labels: str) -> Counter:
+        return Counter(name, says, labels, registry=self.registry) if self._enabled else cast(Counter, _OFF)
+
+    def _gauge(self, name: str, says: str, *labels: str) -> Gauge:
+        return Gauge(name, says, labels, registry=self.registry) if self._enabled else cast(Gauge, _OFF)
+
+    def _histogram(self, name: str, says: str, edges: Sequence[float], *labels: str) -> Histogram:
+        if not self._enabled:
+            return cast(Histogram, _OFF)
+        return Histogram(name, says, labels, buckets=edges, registry=self.registry)
 
     def observe_stage(self, stage: str, seconds: float) -> None:
-        """Record a stage and whether it kept its budget."""
-        self.stage_seconds.labels(stage).observe(seconds)
+        """A stage that ended just now: whether it kept its budget, and its span where it is sampled."""
+        self.observe_whole(stage, seconds)
+        tracing.record(stage, seconds, stage=stage)
+
+    def observe_whole(self, stage: str, seconds: float) -> None:
+        """The same without a span: what its parts have spans of, or what is measured for every snapshot."""
+        child = self._stages.get(stage)
+        if child is None:
+            child = self._stages[stage] = self.stage_seconds.labels(stage)
+        child.observe(seconds, tracing.exemplar())
         if seconds > BUDGETS.get(stage, float("inf")):
             self.stage_over.labels(stage).inc()
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time a stage: a metric always, a span when tracing is on."""
+    def stage(self, name: str, links: Iterable[str] = ()) -> Iterator[None]:
+        """Time a stage that others are part of: a metric always, a span where it is sampled."""
         started = time.perf_counter()
-        with tracer().start_as_current_span(f"earshot.{name}"):
+        with tracing.span(name, stage=name, links=links):
             try:
                 yield
             finally:
-                self.observe_stage(name, time.perf_counter() - started)
+                self.observe_whole(name, time.perf_counter() - started)
 
 
-def tracer() -> trace.Tracer:
-    """The process's tracer; does nothing until configure_tracing was called."""
-    return trace.get_tracer("earshot")
+class _Off:
+    """A metric that measures nothing."""
+
+    def labels(self, *_: Any, **__: Any) -> _Off:
+        return self
+
+    def inc(self, *_: Any, **__: Any) -> None:
+        """Nothing."""
+
+    dec = set = observe = set_function = inc
+
+    @contextmanager
+    def track_inprogress(self) -> Iterator[None]:
+        yield
 
 
-def configure_tracing(endpoint: str, sample: float, service: str) -> TracerProvider | None:
-    """Export spans to an OTLP endpoint; None and no cost when the endpoint is empty."""
-    if not endpoint:
-        return None
-    provider = TracerProvider(
-        resource=Resource.create({"service.name": service}), sampler=ParentBased(TraceIdRatioBased(sample))
-    )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=endpoint, insecure=True)))
-    trace.set_tracer_provider(provider)
-    return provider
-
-
-def traceparent() -> str:
-    """W3C trace context of the current span, "" when there is none."""
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier)
-    return carrier.get("traceparent", "")
-
-
-def context_of(parent: str) -> Context | None:
-    """Context to start a span under, from a traceparent."""
-    return propagate.extract({"traceparent": parent}) if parent else None
+_OFF = _Off()

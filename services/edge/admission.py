@@ -146,7 +146,7 @@ class Admission:
             expected = self._monotonic() + TICK_S
             await asyncio.sleep(TICK_S)
             lag = self._monotonic() - expected
-            self._metrics.loop_lag.set(lag)
+            self._metrics.loop_lag.observe(max(lag, 0.0))
             self._limit.look(lag, self._most_in_flight)
             self._most_in_flight = self._in_flight
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from services.common import tracing
 from services.common.errors import BadInput, DeadlineExceeded, TooLarge
 
 T = TypeVar("T")
@@ -56,7 +57,8 @@ class Body:
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 try:
-                    return await self._read()
+                    with tracing.span("receive", stage="receive"):
+                        return await self._read()
                 except (TooLarge, BadInput):
                     await self._drain()
                     raise

@@ -111,7 +111,7 @@ class Events:
 
         if not hold_s:
             return await poll()
-        with self._admission.hold(), self._metrics.polls_held.track_inprogress():
+        with self._admission.hold(), self._metrics.connections.labels("poll").track_inprogress():
             return await request.content.attended(poll)
 
     def _session(self, request: Request) -> str:
@@ -136,7 +136,34 @@ class Events:
                     await asyncio.sleep(min(COALESCE_S, max(end - self._clock.monotonic(), 0.0)))
                     held.wake.clear()
                     response = await self.read(world, cursor)
+                    self.told(response, "poll")
         return events_answer(response)
+
+    def told(self, response: chat_pb2.ListEventsResponse, transport: str) -> None:
+        """How late events are that a waiting client gets now; the oldest of them counts."""
+        if response.events:
+            late = self._clock.now_ms() - response.events[0].at_ms
+            self._metrics.events_lag_seconds.labels(transport).observe(max(late, 0) / 1000)
+
+    @contextmanager
+    def connected(self, transport: str) -> Iterator[None]:
+        """A stream or socket that is open, and how it ended."""
+        self._metrics.connections.labels(transport).inc()
+        reason = "closed"
+        try:
+            yield
+        except asyncio.CancelledError:
+            reason = "cancelled"
+            raise
+        except GeneratorExit:
+            reason = "left"
+            raise
+        except BaseException:
+            reason = "failed"
+            raise
+        finally:
+            self._metrics.connections.labels(transport).dec()
+            self._metrics.connections_ended.labels(transport, "drained" if self.polls.draining else reason).inc()
 
     async def read(self, world: type_pb2.WorldRef, cursor: int) -> chat_pb2.ListEventsResponse:
         """Chat's log after a cursor; -1 asks for its end only."""

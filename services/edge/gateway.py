@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from opentelemetry.trace import SpanKind
-
+from services.common import tracing
 from services.common.errors import EarshotError, Internal, Unavailable
 from services.common.logs import get_logger
-from services.common.telemetry import Metrics, tracer
+from services.common.telemetry import Metrics
 from services.edge.admission import Admission
 from services.edge.answer import BASE_HEADERS, Answer, compressed, error_answer
 from services.edge.body import Body, ClientGone, Limits
@@ -105,7 +104,8 @@ class Gateway:
                 await _write(answer, send, head=scope["method"] == "HEAD", close=True)
             raise
         finally:
-            self._metrics.http_seconds.labels(label, str(status)).observe(time.perf_counter() - started)
+            self._metrics.http_seconds.labels(label).observe(time.perf_counter() - started)
+            self._metrics.http_requests.labels(label, str(status)).inc()
 
     def _find(self, scope: Scope) -> tuple[Target, Route, tuple[str, ...]] | Answer:
         try:
@@ -131,7 +131,7 @@ class Gateway:
                 request = Request(
                     scope["method"], headers, scope["query_string"], caller, content, target.job, parameters
                 )
-                with tracer().start_as_current_span(f"{route.method} {route.template}", kind=SpanKind.SERVER):
+                with _traced(route, headers):
                     answer: Answer | Flow = await route.endpoint(request)
                     return answer
         except EarshotError as error:
@@ -143,6 +143,14 @@ class Gateway:
         except Exception as error:  # noqa: BLE001 - the one place where a defect becomes a 500
             _log.error("request_failed", route=route.template, error=type(error).__name__, exc_info=error)
             return error_answer(Internal("internal error"))
+
+
+def _traced(route: Route, headers: dict[bytes, bytes]) -> AbstractContextManager[Any]:
+    """A request's trace. Probes, pages and what waits on purpose (a poll) have none."""
+    if route.open or "hold" in route.query:
+        return tracing.NOTHING
+    parent = headers.get(b"traceparent", b"").decode("latin-1")
+    return tracing.entered(f"{route.method} {route.template}", parent, floor=route.method != "GET")
 
 
 async def _write(answer: Answer, send: Send, *, head: bool, close: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from earshot.chat.v1 import chat_pb2
 from earshot.type.v1 import type_pb2
 
+from services.common import tracing
 from services.common.errors import BadInput
 from services.common.settings import Settings
 from services.edge import bounds
@@ -41,10 +42,13 @@ class Messages:
 
     async def post(self, request: Request) -> Answer:
         """200 with the replies; the utterance is durable whatever happens to the turn."""
-        message = _MESSAGE.value(await request.content.read())
-        say = said(message, request.world(message.world))
+        body = await request.content.read()
+        with tracing.span("parse", stage="parse"):
+            message = _MESSAGE.value(body)
+            say = said(message, request.world(message.world))
         say.wait_ms = 0 if message.wait is False else self._wait_ms
-        response = await self.say(request, say)
+        with tracing.span("hop", stage="hop"):
+            response = await self.say(request, say)
         return json_answer(message_answer(response))
 
     async def say(self, request: Request, say: chat_pb2.SayRequest) -> chat_pb2.SayResponse:

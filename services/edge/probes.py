@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 
+from services.common import tracing
+from services.edge import recent
 from services.edge.admission import Admission
 from services.edge.answer import Answer, json_answer
+from services.edge.contract.trace import TracesAnswer
 from services.edge.request import Request
 from services.edge.routes import Route
+
+# Traces of one answer: by default, and at most.
+TRACES, TRACES_MAX = 50, 500
 
 Check = Callable[[], Awaitable[dict[str, str]]]
 
@@ -27,6 +34,7 @@ class Probes:
             Route("GET", "/healthz", self.health, open=True),
             Route("GET", "/readyz", self.ready, open=True),
             Route("GET", "/metrics", self.metrics, open=True),
+            Route("GET", "/traces", self.traces, gives=TracesAnswer, query=("page_size",), open=True),
         ]
 
     async def health(self, _: Request) -> Answer:
@@ -39,6 +47,12 @@ class Probes:
         ready = all(value == "ok" for value in checks.values())
         return json_answer({"ready": ready, "checks": checks}, 200 if ready else 503)
 
-    async def metrics(self, _: Request) -> Answer:
-        """Prometheus text."""
-        return Answer(200, generate_latest(self._registry), CONTENT_TYPE_LATEST.encode())
+    async def metrics(self, request: Request) -> Answer:
+        """Prometheus text; OpenMetrics, with exemplars, for who accepts it."""
+        encode, kind = choose_encoder(request.headers.get(b"accept", b"").decode("latin-1"))
+        return Answer(200, encode(self._registry), kind.encode())
+
+    async def traces(self, request: Request) -> Answer:
+        """The last traces of this process: names, times and measured attributes, nothing of any tenant."""
+        most = request.whole("page_size", TRACES, TRACES_MAX)
+        return json_answer(TracesAnswer(recent.traces(tracing.recorded(), most or TRACES)))

@@ -8,10 +8,11 @@ from typing import Any
 from earshot.state.v1 import state_pb2
 from earshot.type.v1 import type_pb2
 
+from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import DeadlineExceeded, EarshotError, Overloaded, Unavailable
 from services.common.settings import Settings
-from services.common.telemetry import Metrics, traceparent
+from services.common.telemetry import Metrics
 from services.edge.answer import Answer, json_answer
 from services.edge.contract.snapshot import KnownSnapshot, Snapshot, SnapshotAnswer, TransitionAnswer
 from services.edge.ingest import Ingest
@@ -47,7 +48,8 @@ class Snapshots:
         reading = self.read(await request.content.read())
         world = request.world(reading.world)
         result = await self.apply(reading, world, deadline)
-        return json_answer(snapshot_answer(world.world, result, reading))
+        with tracing.span("answer", stage="answer"):
+            return json_answer(snapshot_answer(world.world, result, reading))
 
     def deadline(self) -> float:
         """Counted from admission (DESIGN section 3)."""
@@ -72,16 +74,17 @@ class Snapshots:
     async def apply(self, reading: Reading, world: type_pb2.WorldRef, deadline: float) -> state_pb2.SnapshotResult:
         """State's result. Raises what state answered, Overloaded, Unavailable, DeadlineExceeded."""
         reading.item.world.CopyFrom(world)
-        reading.item.traceparent = traceparent()
         started = time.perf_counter()
         try:
-            return await self._ingest.submit(reading.item, deadline)
+            with tracing.span("hop", stage="hop"):
+                reading.item.traceparent = tracing.traceparent()
+                return await self._ingest.submit(reading.item, deadline)
         except (Unavailable, DeadlineExceeded, Overloaded):
             # State counts what it answered; here counts what got no answer or none in time.
             self._metrics.snapshots.labels("failed").inc()
             raise
         finally:
-            self._metrics.observe_stage("snapshot", time.perf_counter() - started)
+            self._metrics.observe_whole("snapshot", time.perf_counter() - started)
 
 
 def snapshot_answer(world: str, result: state_pb2.SnapshotResult, reading: Reading) -> SnapshotAnswer:

@@ -63,7 +63,12 @@ class EventStream:
         return Flow(KIND, self._chunks(world, start))
 
     async def _chunks(self, world: type_pb2.WorldRef, cursor: int) -> AsyncIterator[bytes]:
-        with self._events.polls.held(world.tenant, "") as held, self._doorbell.listening(world, held.wake):
+        with (
+            self._events.connected("sse"),
+            self._events.polls.held(world.tenant, "") as held,
+            self._doorbell.listening(world, held.wake),
+        ):
+            waited = False
             yield RETRY
             while not self._events.polls.draining:
                 held.wake.clear()
@@ -79,11 +84,15 @@ class EventStream:
                     if public is not None:
                         yield b"id: %d\ndata: %s\n\n" % (event.seq, encode(public))
                 cursor = response.next_cursor or cursor
+                if waited:
+                    self._events.told(response, "sse")
+                waited = False
                 if response.events:
                     continue  # perhaps there is another page
                 try:
                     async with asyncio.timeout(PING_S):
                         await held.wake.wait()
+                    waited = True
                 except TimeoutError:
                     yield b": ping\n\n"
             yield b"event: reconnect\ndata: " + encode({"cursor": cursor}) + b"\n\n"

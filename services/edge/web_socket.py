@@ -125,7 +125,12 @@ class WebSockets:
 
     async def _push(self, connection: _Connection, world: type_pb2.WorldRef, cursor: int) -> int:
         """Write events as the log grows; the code to close with."""
-        with self._events.polls.held(world.tenant, "") as held, self._doorbell.listening(world, held.wake):
+        with (
+            self._events.connected("websocket"),
+            self._events.polls.held(world.tenant, "") as held,
+            self._doorbell.listening(world, held.wake),
+        ):
+            waited = False
             while not self._events.polls.draining:
                 held.wake.clear()
                 try:
@@ -137,8 +142,12 @@ class WebSockets:
                 if response.events or response.resync:
                     events = [public for one in response.events if (public := public_event(one)) is not None]
                     await connection.send(EventsFrame(events, cursor, response.resync))
+                    if waited:
+                        self._events.told(response, "websocket")
+                    waited = False
                 else:
                     await held.wake.wait()
+                    waited = True
             await connection.send(ReconnectFrame(cursor))
             return RESTART
 

@@ -11,6 +11,7 @@ import grpc
 import numpy as np
 from earshot.cluster.v1 import cluster_pb2, cluster_pb2_grpc
 
+from services.common import tracing
 from services.common.errors import BadInput, Unavailable, from_rpc
 from services.state.membership import Assignment, Change, Move, Points
 
@@ -24,6 +25,7 @@ DEADLINE_S = 0.8
 class _Question:
     points: Points
     answer: asyncio.Future[Assignment]
+    trace: str
 
 
 class Assigner:
@@ -43,7 +45,7 @@ class Assigner:
 
         Raises Unavailable (CLUSTER_UNAVAILABLE) when no answer comes in time.
         """
-        question = _Question(points, asyncio.get_running_loop().create_future())
+        question = _Question(points, asyncio.get_running_loop().create_future(), tracing.traceparent())
         self._questions.append(question)
         while self._idle:  # wake one
             waiter = self._idle.popleft()
@@ -76,7 +78,9 @@ class Assigner:
     async def _ask(self, batch: Sequence[_Question]) -> None:
         try:
             request = cluster_pb2.AssignRequest(worlds=[self._world(q.points) for q in batch])
-            response = await self._stub.Assign(request, timeout=DEADLINE_S)
+            # One call for several worlds: it is a part of the first trace among them.
+            with tracing.carried(next((q.trace for q in batch if q.trace), "")):
+                response = await self._stub.Assign(request, timeout=DEADLINE_S)
         except grpc.aio.AioRpcError as error:
             failure = from_rpc(error)
             if isinstance(failure, BadInput) and len(batch) > 1:

@@ -22,11 +22,12 @@ Ref = tuple[str, str]
 
 
 class Told(NamedTuple):
-    """A change of an NPC of a world; `closed` when the world ended."""
+    """A change of an NPC of a world; `closed` when the world ended. cause: its trace, where that is sampled."""
 
     ref: Ref
     change: Change
     closed: bool = False
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +54,10 @@ class Feed:
         """The resume point of now."""
         return self._token(self._first + len(self._log))
 
-    def append(self, ref: Ref, changes: Iterable[Change], *, closed: bool = False) -> None:
+    def append(self, ref: Ref, changes: Iterable[Change], *, closed: bool = False, cause: str = "") -> None:
         """Tell changes; the oldest are forgotten past the bound."""
         length = len(self._log)
-        self._log.extend(Told(ref, change, closed) for change in changes)
+        self._log.extend(Told(ref, change, closed, cause) for change in changes)
         if len(self._log) == length:
             return
         if len(self._log) > 2 * self._kept:  # forget in halves: appending stays cheap
@@ -106,7 +107,11 @@ class Feed:
 
 
 def _coalesced(older: Told | None, newer: Told) -> Told:
-    if older is None or older.change.lane >= newer.change.lane:
+    if older is None:
+        return newer
+    if older.cause and not newer.cause:
+        newer = newer._replace(cause=older.cause)
+    if older.change.lane >= newer.change.lane:
         return newer
     return newer._replace(change=newer.change._replace(lane=Lane(older.change.lane)))
 

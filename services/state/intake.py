@@ -8,16 +8,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
+from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import Conflict, EarshotError, NotFound, Overloaded, TooLarge, Unavailable
 from services.common.logs import get_logger
-from services.common.telemetry import BUDGETS, Metrics
+from services.common.telemetry import Metrics
 from services.state import document as documents
 from services.state.agenda import Agenda
 from services.state.assigner import Assigner
 from services.state.document import Commit, Document, Input, Rules, TooMany
 from services.state.feed import Doorbells, Feed, Ref
 from services.state.lane import LaneFull, Superseded
+from services.state.measures import agreement
 from services.state.membership import Change, Transition
 from services.state.observation import Observation, gather
 from services.state.sequence import Base, Verdict, judge
@@ -75,9 +77,9 @@ class Intake:
         self._assigner = assigner
         self._clock = clock
         self._metrics = metrics
-        self._stages = {stage: metrics.stage_seconds.labels(stage) for stage in ("state", "cluster", "commit")}
         # Labels are slow to look up for every snapshot.
         self._applied = metrics.snapshots.labels("applied")
+        self._pairs = [metrics.game_pairs.labels(verdict) for verdict in ("agrees", "differs")]
         self._happened = {change: metrics.transitions.labels(change.name.lower()) for change in Change}
         self._feed = feed
         self._bells = bells
@@ -111,9 +113,13 @@ class Intake:
             self._metrics.snapshots.labels("superseded").inc()
             current = self._worlds.get(ref)
             return Applied(Verdict.APPLY, current.document if current else documents.blank(), superseded=True)
+        if snapshot.groups:
+            for pairs, counted in zip(agreement(snapshot.groups, applied.document), self._pairs, strict=True):
+                counted.inc(pairs)
         (self._applied if verdict is Verdict.APPLY else self._metrics.snapshots.labels(verdict.value)).inc()
         if verdict is not Verdict.RESYNC:
-            await self._saved(world, applied.document)
+            with tracing.span("save", stage="save"):
+                await self._saved(world, applied.document)
         return applied
 
     def _judged(self, world: World, snapshot: Snapshot) -> Verdict:
@@ -267,12 +273,6 @@ class Intake:
     # -- how
     # -------------------------------------------------------------------------------------------------------
 
-    def _observe(self, stage: str, seconds: float) -> None:
-        """As Metrics.observe_stage, without looking the label up for every snapshot."""
-        self._stages[stage].observe(seconds)
-        if seconds > BUDGETS[stage]:
-            self._metrics.stage_over.labels(stage).inc()
-
     def _tick(self) -> int:
         return int(self._clock.monotonic() * 1000)
 
@@ -305,11 +305,12 @@ class Intake:
         except TooMany:
             raise TooLarge("too many entities for one world", reason="TOO_MANY_ENTITIES") from None
         prepared = time.perf_counter()
-        self._observe("state", prepared - started)
+        self._metrics.observe_stage("state", prepared - started)
         answer = None
         if draft.ask is not None:
-            answer = await self._assigner.assign(draft.ask)
-            self._observe("cluster", time.perf_counter() - prepared)
+            with tracing.span("cluster", stage="cluster"):
+                answer = await self._assigner.assign(draft.ask)
+            self._metrics.observe_whole("cluster", time.perf_counter() - prepared)
         assigned = time.perf_counter()
         commit = documents.commit(
             document,
@@ -324,7 +325,7 @@ class Intake:
         if not given.from_game and documents.unchanged(document, commit):
             return None
         self._show(world, commit)
-        self._observe("commit", time.perf_counter() - assigned)
+        self._metrics.observe_stage("commit", time.perf_counter() - assigned)
         return commit
 
     def _close(self, world: World, ended_epoch: int = 0) -> None:
@@ -336,7 +337,7 @@ class Intake:
         """Make a commit the world's truth and tell everyone. Nothing in here waits."""
         document = commit.document
         world.show(document)
-        self._feed.append(world.ref, commit.changes, closed=document.closed)
+        self._feed.append(world.ref, commit.changes, closed=document.closed, cause=tracing.traceparent())
         if commit.rings:
             self._bells.ring(world.ref, document.revision, closed=document.closed)
         for transition in commit.transitions:

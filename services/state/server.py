@@ -13,7 +13,7 @@ from services.common.app import App
 from services.common.logs import get_logger
 from services.common.settings import Settings
 from services.common.store import MEMORY
-from services.state import compiled
+from services.state import compiled, measures
 from services.state.agenda import Agenda
 from services.state.assigner import Assigner
 from services.state.document import Rules
@@ -48,6 +48,7 @@ async def bind(app: App) -> None:
         worlds, store, assigner, clock, app.metrics,
         feed=feed, bells=bells, agenda=agenda, rules=_rules(settings), times=_times(settings),
     )  # fmt: skip
+    measures.describe(app.metrics, worlds)
     rosters = Rosters(worlds, store, intake)
     servicer = StateServicer(worlds, intake, rosters, store, feed, bells, clock, settings)
     app.add(state_pb2_grpc.add_StateServiceServicer_to_server, servicer, SERVICE)
@@ -65,7 +66,7 @@ async def bind(app: App) -> None:
     app.worker("state.assigner", assigner.run)
     app.worker("state.rosters", rosters.run)
     app.worker("state.time", lambda: keep_time(agenda, intake, clock))
-    app.worker("state.saver", lambda: keep_saved(intake, worlds, app.metrics))
+    app.worker("state.saver", lambda: keep_saved(intake))
 
 
 def _cluster_settings(settings: Settings) -> cluster_pb2.Settings:

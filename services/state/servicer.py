@@ -8,6 +8,7 @@ from typing import Any
 from earshot.state.v1 import state_pb2, state_pb2_grpc
 from earshot.type.v1 import type_pb2
 
+from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import BadInput, EarshotError, NotFound, to_status
 from services.common.logs import get_logger
@@ -82,19 +83,21 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
     async def _snapshot(self, item: state_pb2.SnapshotItem) -> state_pb2.SnapshotResult:
         ref = _ref(item.world)
         world = self._worlds.get(ref)
-        snapshot = requests.snapshot_of(
-            item,
-            self._worlds.roster(ref[0]),
-            world.document.observed if world else Observed(),
-            now_s=self._clock.now_ms() / 1000,
-            stale_after_s=self._stale_after_s,
-            entities_max=self._entities_max,
-            known=world.document.steady.sent_ids if world and world.document.steady else (),
-        )
+        with tracing.span("read", stage="read"):
+            snapshot = requests.snapshot_of(
+                item,
+                self._worlds.roster(ref[0]),
+                world.document.observed if world else Observed(),
+                now_s=self._clock.now_ms() / 1000,
+                stale_after_s=self._stale_after_s,
+                entities_max=self._entities_max,
+                known=world.document.steady.sent_ids if world and world.document.steady else (),
+            )
         for refusal in snapshot.refused[:LOGGED_REFUSALS]:
             _log.info("field_refused", path=refusal.path, reason=refusal.reason)
         applied = await self._intake.snapshot(ref, snapshot)
-        return answers.result(item.id, applied, snapshot.refused, positions=item.want_positions)
+        with tracing.span("answer", stage="answer"):
+            return answers.result(item.id, applied, snapshot.refused, positions=item.want_positions)
 
     async def ReportObservations(
         self, request: state_pb2.ReportObservationsRequest, context: Any

@@ -33,7 +33,7 @@ class Snapshot:
     """One snapshot of a world, sifted.
 
     epoch and seq are 0 without a session; `kept` are entities whose row was refused: they stay as they were.
-    copresent are pairs that the game itself groups, for those without a position.
+    copresent are pairs that the game itself groups, for those without a position; groups is all that it groups.
     """
 
     epoch: int
@@ -44,6 +44,7 @@ class Snapshot:
     left: frozenset[str]
     kept: frozenset[str]
     copresent: tuple[tuple[str, str], ...]
+    groups: tuple[tuple[str, ...], ...]
     events: tuple[Event, ...]
     refused: tuple[Refusal, ...]
 

@@ -12,9 +12,9 @@ from typing import Any
 
 from earshot.state.v1 import state_pb2
 
+from services.common import tracing
 from services.common.errors import DeadlineExceeded, EarshotError, Internal, to_status
 from services.common.logs import get_logger
-from services.common.telemetry import context_of, tracer
 
 PLACES = 512
 # A snapshot's deadline, for senders that name none.
@@ -63,10 +63,7 @@ class IngestStream:
     async def _item(self, item: state_pb2.SnapshotItem) -> None:
         try:
             async with asyncio.timeout((item.budget_ms or BUDGET_MS) / 1000):
-                if item.traceparent:
-                    with tracer().start_as_current_span("earshot.ingest", context=context_of(item.traceparent)):
-                        result = await self._apply(item)
-                else:
+                with tracing.received("earshot.state.v1.StateService/Ingest", item.traceparent):
                     result = await self._apply(item)
         except TimeoutError:
             result = _failed(item, DeadlineExceeded("the snapshot's deadline passed"))

@@ -7,10 +7,8 @@ import asyncio
 from services.common.clock import Clock
 from services.common.errors import EarshotError
 from services.common.logs import get_logger
-from services.common.telemetry import Metrics
 from services.state.agenda import Agenda
 from services.state.intake import Intake
-from services.state.worlds import Worlds
 
 RETRY_MS = 1000
 SAVE_EVERY_S = 1.0
@@ -33,11 +31,10 @@ async def keep_time(agenda: Agenda, intake: Intake, clock: Clock) -> None:
             agenda.add(ref, now + RETRY_MS)
 
 
-async def keep_saved(intake: Intake, worlds: Worlds, metrics: Metrics) -> None:
+async def keep_saved(intake: Intake) -> None:
     """Write again what failed: only the newest of each world, for as long as it takes. Never returns."""
     while True:
         await asyncio.sleep(SAVE_EVERY_S)
-        metrics.worlds.set(len(worlds))
         try:
             await intake.save_all()
         except EarshotError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import Conflict
 from services.common.settings import Settings
@@ -72,6 +73,10 @@ class Embodiments:
 
     def render(self, entry: Entry, context: Context, agent: Embodiment, generation: int | None = None) -> Desired:
         """The blocks that the agent should hold. generation: of the turn's history, None = what it was last told."""
+        with tracing.span("render", stage="render"):
+            return self._render(entry, context, agent, generation)
+
+    def _render(self, entry: Entry, context: Context, agent: Embodiment, generation: int | None) -> Desired:
         entry.scope = context.profile.memory_scope
         notes = allowed(
             entry.notes,

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Literal, TypeVar
 
+from opentelemetry.trace import SpanKind
+
+from services.common import tracing
 from services.common.telemetry import Metrics
 from services.sync.breaker import Breaker, Ticket
 from services.sync.gate import Gate
@@ -30,6 +34,10 @@ T = TypeVar("T")
 GRACE_S = 0.25
 # How long an endpoint rests after a 429 that does not say.
 REST_S = 1.0
+# Dollars per million prompt and completion tokens.
+Prices = tuple[float, float]
+FREE: Prices = (0.0, 0.0)
+BREAKER = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
 
 class Tripped(Unreachable):
@@ -39,14 +47,19 @@ class Tripped(Unreachable):
 class Endpoint:
     """Calls go through `call`, turns through `stream`; each has its own gate, so that slow turns hold up no write."""
 
-    def __init__(self, runtime: Runtime, concurrency: int, metrics: Metrics, rng: random.Random) -> None:
+    def __init__(
+        self, runtime: Runtime, concurrency: int, metrics: Metrics, rng: random.Random, prices: Prices = FREE
+    ) -> None:
         self.runtime = runtime
+        self._prices = prices
         self._metrics = metrics
         self._rng = rng
         self._breaker = Breaker()
         self.health = Health(True, "not checked yet")
         self._calls = Gate(concurrency)
         self._turns = Gate(concurrency)
+        metrics.runtime_in_flight.labels(self.name).set_function(lambda: self.in_flight)
+        metrics.runtime_breaker.labels(self.name).set_function(self._tripped)
 
     @property
     def name(self) -> str:
@@ -62,6 +75,10 @@ class Endpoint:
 
     def breaker(self) -> Literal["closed", "open", "half_open"]:
         return self._breaker.state(_now())
+
+    def _tripped(self) -> float:
+        # Asked by whoever reads the metrics, perhaps from another thread: the loop's time is this clock.
+        return BREAKER[self._breaker.state(time.monotonic())]
 
     def retry_at(self, *, turn: bool = False) -> float:
         """Loop time at which the next call (or turn) may go out; not later than now: at once."""
@@ -85,8 +102,9 @@ class Endpoint:
             ended = False
             try:
                 left = max(deadline - started, 0.001)
-                async with asyncio.timeout(left + GRACE_S):
-                    result = await step(left)
+                with tracing.span(f"runtime.{operation}", stage="runtime", kind=SpanKind.CLIENT):
+                    async with asyncio.timeout(left + GRACE_S):
+                        result = await step(left)
                 ended = True
                 return result
             except RuntimeFault as error:
@@ -152,6 +170,10 @@ class Endpoint:
     def _count(self, usage: UsageDelta) -> None:
         self._metrics.runtime_tokens.labels(self.name, "prompt").inc(usage.prompt_tokens)
         self._metrics.runtime_tokens.labels(self.name, "completion").inc(usage.completion_tokens)
+        prompt, completion = self._prices
+        self._metrics.runtime_cost.labels(self.name).inc(
+            (usage.prompt_tokens * prompt + usage.completion_tokens * completion) / 1e6
+        )
 
 
 def _now() -> float:

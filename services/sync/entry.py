@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
+from services.common.tracing import LINKS_MAX
 from services.sync.blocks import LEISURELY, Desired
 from services.sync.context import Key
 from services.sync.embodiment import Embodiment
@@ -48,6 +49,8 @@ class Entry:
     confirmed_ms: int = 0
     writes: int = 0
     turns: int = 0
+    # Sampled snapshots whose changes wait.
+    causes: list[str] = field(default_factory=list)
 
     @property
     def agent(self) -> Embodiment | None:
@@ -74,6 +77,8 @@ class Entry:
         wrote = self.agent.wrote_at if self.agent is not None else None
         item = Dirty(change.lane, now, now, change.heard, change.combat, first_heard, wrote)
         self.dirty = merge(self.dirty, item)
+        if change.trace:
+            self.causes = [*self.causes, change.trace][-LINKS_MAX:]
 
     def forced(self, lane: Lane, now: float) -> None:
         """Somebody asked for it."""
@@ -86,6 +91,7 @@ class Entry:
             self.confirmed_revision, self.confirmed_ms = desired.revision, desired.revision_ms
         if desired.revision >= self.desired_revision and not (self.rewrite or self.distrust):
             self.dirty = None
+            self.causes = []
 
     def eased(self, desired: Desired, vitals: Vitals | None, rest: Collection[Block]) -> None:
         """What is urgent in `desired` was told (None: it is no longer urgent); the rest waits without hurry."""

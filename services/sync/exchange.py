@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 
+from services.common import tracing
 from services.common.errors import EarshotError
 from services.common.logs import get_logger
 from services.sync.crew import Crew
@@ -54,9 +55,13 @@ class Exchange:
         self._texted = False
         self._cut = False
         self._task: asyncio.Task[None] | None = None
+        self._begun_at = 0.0
+        # Loop time at which the runtime is asked.
+        self.asked_at = 0.0
 
     def begin(self, crew: Crew) -> None:
         """Ask. The agent's hold passes to this exchange."""
+        self._begun_at = _now()
         self._task = crew.spawn(self._run(), "sync.turn")
         self._hold.keep()
 
@@ -88,9 +93,11 @@ class Exchange:
 
     async def _run(self) -> None:
         try:
+            tracing.record("hold", _now() - self._begun_at, stage="hold")
             prepared = await self._prepare()
             if self._listened:
                 await self._agent.begin_turn(prepared.intent, first=prepared.first)
+                self.asked_at = _now()
                 self._items.put_nowait(prepared)
                 await self._send(prepared)
         except (RuntimeFault, EarshotError) as error:
@@ -170,3 +177,7 @@ class Exchange:
             await self._agent.settle(LOOK_UP_S)
         except (RuntimeFault, EarshotError) as error:
             _log.info("turn_unsettled", runtime=intent.runtime, error=type(error).__name__)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -7,6 +7,9 @@ import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
+from opentelemetry.trace import SpanKind
+
+from services.common import tracing
 from services.common.errors import EarshotError
 from services.common.logs import get_logger
 from services.sync.context import Context, Place
@@ -62,7 +65,7 @@ class Hearing:
             item = await self._next(exchange, deadline)
             match item:
                 case Prepared():
-                    self._asked_at = _now()
+                    self._asked_at = exchange.asked_at
                     self.progress.spent.calls += 1
                     yield item.started
                 case TextDelta(text):
@@ -172,7 +175,8 @@ class Hearing:
             raise Garbled("the answer is empty")
         exchange.leave(complete=not full)
         now = _now()
-        self.reconciler.metrics.observe_stage("model", now - self._asked_at)
+        self.reconciler.metrics.observe_whole("model", now - self._asked_at)
+        self._traced(now)
         outcome = Ended.SPOKE if progress.sentences else Ended.ACTED if progress.actions else Ended.PASSED
         first = progress.first_at
         return Finished(
@@ -181,6 +185,24 @@ class Hearing:
             round((first - progress.started_at) * 1000) if first is not None else 0,
             round((now - progress.started_at) * 1000),
         )  # fmt: skip
+
+    def _traced(self, now: float) -> None:
+        """The model's part of the trace, in the words of OpenTelemetry's GenAI conventions; no content (H2)."""
+        spent, first = self.progress.spent, self.progress.first_at
+        tracing.record(
+            "invoke_agent",
+            now - self._asked_at,
+            stage="model",
+            kind=SpanKind.CLIENT,
+            attributes={
+                "gen_ai.operation.name": "invoke_agent",
+                "gen_ai.provider.name": self.endpoint.name,
+                "gen_ai.response.model": self._model or self.endpoint.name,
+                "gen_ai.usage.input_tokens": spent.prompt_tokens,
+                "gen_ai.usage.output_tokens": spent.completion_tokens,
+                "earshot.first_sentence_ms": round(((first or now) - self._asked_at) * 1000),
+            },
+        )
 
 
 def _now() -> float:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from services.common import tracing
 from services.sync.agent import AgentRecord
 from services.sync.blocks import Desired
 from services.sync.context import Context, Place
@@ -63,6 +64,10 @@ class Preparation:
 
     async def prepare(self) -> Prepared:
         """Raises RuntimeFault when this runtime cannot be asked, AgentBusy when the agent cannot."""
+        with tracing.span("prepare", stage="prepare"):
+            return await self._prepare()
+
+    async def _prepare(self) -> Prepared:
         self._began = _now()
         agent, ask = self.agent, self.ask
         if agent.unsettled and agent.agent_id:
@@ -70,7 +75,7 @@ class Preparation:
         await self.reconciler.agents.drop_notes(self.entry, ask.generation)
         desired = self.reconciler.agents.render(self.entry, self.context, agent, ask.generation)
         self._relaxed = self._fresh_enough()
-        with self.reconciler.metrics.stage("write"):
+        with self.reconciler.metrics.stage("write", self.entry.causes):
             made = await self.reconciler.agents.ensure(
                 agent, self.context, desired, lane=Lane.HIGH, timeout=self._left()
             )

@@ -43,6 +43,7 @@ class Change:
     combat: bool
     gone: bool
     closed: bool
+    trace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +160,7 @@ def _change(proto: state_pb2.NpcChange) -> Change:
         proto.combat,
         proto.gone,
         proto.world_closed,
+        proto.traceparent,
     )
 
 

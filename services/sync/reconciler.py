@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import EarshotError, Internal, NotFound
 from services.common.logs import get_logger
@@ -170,8 +171,11 @@ class Reconciler:
 
     async def _work(self, entry: Entry, lane: Lane) -> None:
         entry.last_lane = lane
+        began = entry.dirty.first_at if entry.dirty is not None else _now()
         try:
-            await self.reconcile(entry, lane=lane, timeout=WORK_S, paced=True)
+            with tracing.linked("sync.refresh", entry.causes):
+                await self.reconcile(entry, lane=lane, timeout=WORK_S, paced=True)
+            self.metrics.sync_lag_seconds.labels(lane.name.lower()).observe(max(_now() - began, 0.0))
         except (RuntimeFault, EarshotError) as error:
             self._later(entry, error)
         except Exception as error:  # noqa: BLE001 - a defect must neither spin nor stop the others
@@ -220,7 +224,8 @@ class Reconciler:
         paced: what the schedule asks for and no more, within the world's budget; None also when it must wait.
         """
         deadline = _now() + timeout
-        context = await self.current(entry, min_revision, timeout)
+        with tracing.span("read", stage="read"):
+            context = await self.current(entry, min_revision, timeout)
         if context.closed:
             entry.dirty = None
             return None

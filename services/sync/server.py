@@ -41,8 +41,10 @@ async def serve(app: App, store: SyncStore, runtimes: dict[str, Runtime], defaul
     """The room over these runtimes: what `bind` does with the configured ones."""
     settings, rng = app.settings, random.Random()
     app.calls("state")
+    prices = (settings.prompt_price, settings.completion_price)
     endpoints = {
-        name: Endpoint(runtime, settings.runtime_concurrency, app.metrics, rng) for name, runtime in runtimes.items()
+        name: Endpoint(runtime, settings.runtime_concurrency, app.metrics, rng, prices)
+        for name, runtime in runtimes.items()
     }
     for name, runtime in runtimes.items():
         app.on_close(f"sync.runtime.{name}", runtime.close)

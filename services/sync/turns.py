@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from services.common import tracing
 from services.common.errors import Conflict, DeadlineExceeded, EarshotError, Overloaded, Unavailable
 from services.common.logs import get_logger
 from services.sync.context import Context, Place
@@ -95,7 +96,8 @@ class Turns:
         if not ask.actions:
             return ()
         try:
-            return await self._reconciler.reader.places(ask.key.tenant, min(PLACES_S, _left(ask.deadline)))
+            with tracing.span("places", stage="read"):
+                return await self._reconciler.reader.places(ask.key.tenant, min(PLACES_S, _left(ask.deadline)))
         except EarshotError:
             return ()
 
@@ -117,7 +119,9 @@ class Turns:
         preparation = Preparation(self._reconciler, ask, entry, agent, context, places, tools, progress)
         again = False
         while True:
+            began = _now()
             async with agent.turn(_left(ask.deadline)) as hold:
+                tracing.record("hold", _now() - began, stage="hold")
                 exchange = Exchange(agent, hold, preparation.prepare, ask.deadline)
                 exchange.begin(self._reconciler.crew)
                 hearing = Hearing(self._reconciler, ask, entry, context, places, tools, progress, endpoint)

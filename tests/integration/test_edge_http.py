@@ -273,7 +273,7 @@ async def test_a_held_poll_ends_when_its_client_goes() -> None:
     async with served() as edge:
         _, writer = await edge.connect()
         writer.write(b"GET /v1/events?cursor=0&hold=20 HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
-        gauge = edge.app.metrics.polls_held
+        gauge = edge.app.metrics.connections.labels("poll")
         await until(lambda: gauge._value.get() == 1)
         writer.transport.abort()
         await until(lambda: gauge._value.get() == 0)
@@ -283,7 +283,7 @@ async def test_stopping_answers_held_polls_and_refuses_new_connections() -> None
     async with served() as edge:
         async with httpx.AsyncClient(base_url=edge.url, timeout=10) as client:
             poll = asyncio.create_task(client.get("/v1/events?cursor=0&hold=20"))
-            await until(lambda: edge.app.metrics.polls_held._value.get() == 1)
+            await until(lambda: edge.app.metrics.connections.labels("poll")._value.get() == 1)
             started = asyncio.get_running_loop().time()
             await edge.app.stop()
             assert (await poll).json() == {"events": [], "cursor": 0, "reconnect": True}

@@ -206,7 +206,7 @@ async def listening(port: int) -> None:
 async def test_a_long_poll_over_http_2(certificate: Path, tmp_path: Path) -> None:
     async with front(certificate, tmp_path) as site:
         held = asyncio.create_task(site.ask("/v1/events?world=w&cursor=0&hold=20"))
-        await until(lambda: site.edge.app.metrics.polls_held._value.get() == 1)
+        await until(lambda: site.edge.app.metrics.connections.labels("poll")._value.get() == 1)
         site.edge.chat.utter("red", "w", "Hello.")
         reply = await held
         assert (reply.status, reply.version) == (200, "2")

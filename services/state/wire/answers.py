@@ -249,6 +249,7 @@ def npc_change(told: Told) -> state_pb2.NpcChange:
         combat=change.combat,
         gone=change.gone,
         world_closed=told.closed,
+        traceparent=told.cause,
     )
 
 

@@ -87,6 +87,7 @@ def snapshot_of(
         left=left.difference(sent.ids),
         kept=sifted.refused_ids,
         copresent=copresent,
+        groups=tuple(tuple(map(rename, group.member_ids)) for group in item.groups[:MAX_GROUPS]),
         events=tuple(events_of(item.events, refused, rename)) if item.events else (),
         refused=tuple(refused),
     )

@@ -190,7 +190,7 @@ async def test_a_lost_watch_is_renewed_and_nothing_is_missed() -> None:
 
 async def test_the_gauge_follows_held_polls() -> None:
     async with world() as edge:
-        gauge = edge.app.metrics.polls_held
+        gauge = edge.app.metrics.connections.labels("poll")
         calls = [poll(edge, "cursor=0&hold=5") for _ in range(4)]
         await asyncio.sleep(1)
         assert gauge._value.get() == 4

@@ -312,7 +312,7 @@ async def test_metrics_count_by_template_and_outcome() -> None:
         await post(edge, b"{")
         await edge.client.get("/v1/worlds/secret-world-name")
         text = (await edge.client.get("/metrics")).text
-        assert 'earshot_http_seconds_count{route="POST /v1/snapshots",status="200"} 1.0' in text
+        assert 'earshot_http_requests_total{route="POST /v1/snapshots",status="200"} 1.0' in text
         assert 'earshot_snapshots_total{outcome="refused"} 1.0' in text
         assert 'route="GET /v1/worlds/{id}"' in text
         assert "secret-world-name" not in text

@@ -1158,6 +1158,7 @@ class NpcChange(_message.Message):
     COMBAT_FIELD_NUMBER: _builtins.int
     GONE_FIELD_NUMBER: _builtins.int
     WORLD_CLOSED_FIELD_NUMBER: _builtins.int
+    TRACEPARENT_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     lane: _type_pb2.Lane.ValueType
     """Highest lane of what changed since the last change of this key."""
@@ -1166,6 +1167,8 @@ class NpcChange(_message.Message):
     gone: _builtins.bool
     """The NPC left the world, or the world closed: its agent may be cleaned up."""
     world_closed: _builtins.bool
+    traceparent: _builtins.str
+    """W3C trace context of a sampled snapshot behind the change: the write that carries it is linked to it. Mostly ""."""
     @_builtins.property
     def key(self) -> Global___NpcKey: ...
     def __init__(
@@ -1178,10 +1181,11 @@ class NpcChange(_message.Message):
         combat: _builtins.bool = ...,
         gone: _builtins.bool = ...,
         world_closed: _builtins.bool = ...,
+        traceparent: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["combat", b"combat", "gone", b"gone", "heard", b"heard", "key", b"key", "lane", b"lane", "revision", b"revision", "world_closed", b"world_closed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["combat", b"combat", "gone", b"gone", "heard", b"heard", "key", b"key", "lane", b"lane", "revision", b"revision", "traceparent", b"traceparent", "world_closed", b"world_closed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
