@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
 
-.PHONY: run test check setup setup-dev proto lock format letta bench test-letta test-luau clean
+.PHONY: run test check setup setup-dev proto lock format letta bench reference test-letta test-luau clean
 
 run: setup ## start every service with the tavern demo
 	@$(BIN)/earshot up --demo
@@ -15,9 +15,11 @@ test: setup-dev ## every test that needs nothing but this machine
 check: setup-dev ## lint, types, room boundaries, generated code up to date
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy services tests bench
+	$(BIN)/mypy services tests bench docs/reference
 	$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory proto OUT=$(VENV)/gen-check && diff -r gen $(VENV)/gen-check && echo "gen/ is up to date"
+	@mkdir -p $(VENV)/docs-check && $(BIN)/python docs/reference/generator.py $(VENV)/docs-check && \
+	  for page in settings grpc http; do diff docs/reference/$$page.md $(VENV)/docs-check/$$page.md || { echo "run: make reference"; exit 1; }; done
 
 letta: ## the pinned Letta server on 127.0.0.1:8333 (installs it the first time; deploy/letta/stop.sh ends it)
 	@deploy/letta/start.sh --port 8333
@@ -49,6 +51,9 @@ $(VENV)/.dev: $(VENV)/bin/python requirements-dev.lock pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/.runtime
+
+reference: setup-dev ## the reference pages, from the code and the contracts
+	@$(BIN)/python docs/reference/generator.py
 
 OUT ?= gen
 proto: ## generate gen/ from protos/
