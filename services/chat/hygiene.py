@@ -23,8 +23,14 @@ _SYSTEM_LINE = re.compile(r"^\s*\[\s*system\s*\]\s*", re.IGNORECASE)
 def clean(text: str) -> str:
     """One line of NFKC text without control, invisible and bidirectional characters; control tokens are defanged."""
     line = " ".join(visible(text).split())
-    line = _BRACKETED.sub(r"(\1)", _TEMPLATE.sub(" ", line))
-    return " ".join(_ROLE.sub(r"\1\2 -", line).split())
+    # Each pattern needs a sign that names hardly ever have, and every name of a world passes here with each change.
+    if "<" in line or "|" in line:
+        line = _TEMPLATE.sub(" ", line)
+    if "[" in line:
+        line = _BRACKETED.sub(r"(\1)", line)
+    if ":" in line:
+        line = _ROLE.sub(r"\1\2 -", line)
+    return " ".join(line.split())
 
 
 def utterance(text: str) -> str:

@@ -24,6 +24,11 @@ from services.common.logs import get_logger
 OBSERVE_S = 2.0
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
+# A world that rings again is looked at this much later, and where looks take long, this many times longer than one
+# took: whoever speaks in it brings the world up to date anyway, so under load this work makes way for requests.
+LOOK_AGAIN_S = 0.25
+LOOK_AGAIN_MAX_S = 2.0
+PAUSE_PER_LOOK = 20
 # Worlds silent for longer than this are loaded when somebody asks for them.
 RECOVER_MS = 900_000
 
@@ -169,7 +174,7 @@ class Worlds:
         return rung
 
     def _answer_bell(self, key: Key, busy: dict[Key, bool]) -> None:
-        """One look at a world at a time; rings meanwhile make one more."""
+        """One look at a world at a time; rings during it and shortly after make one more."""
         if key in busy:
             busy[key] = True
             return
@@ -180,10 +185,13 @@ class Worlds:
         try:
             while True:
                 busy[key] = False
+                began = self._tools.clock.monotonic()
                 try:
                     await self.observe(await self.get(key))
                 except EarshotError as error:
                     _log.warning("observe_failed", reason=error.reason)
+                took = self._tools.clock.monotonic() - began
+                await asyncio.sleep(min(max(LOOK_AGAIN_S, PAUSE_PER_LOOK * took), LOOK_AGAIN_MAX_S))
                 if not busy[key]:
                     return
         finally:

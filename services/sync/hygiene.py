@@ -23,7 +23,12 @@ def clean(text: str, limit: int) -> str:
     At most `limit` characters; a cut is marked by "...".
     """
     joined = " ".join(visible(text).split()).translate(_ANGLES)
-    joined = _ROLE.sub(r"\1 -", _BRACKETED.sub(r"(\1)", joined)).lstrip("#").strip()
+    # Each pattern needs a sign that hardly any name has.
+    if "[" in joined:
+        joined = _BRACKETED.sub(r"(\1)", joined)
+    if ":" in joined:
+        joined = _ROLE.sub(r"\1 -", joined)
+    joined = joined.lstrip("#").strip()
     if len(joined) <= limit:
         return joined
     return joined[: limit - len(_CUT)].rstrip() + _CUT if limit > len(_CUT) else joined[: max(limit, 0)].rstrip()
