@@ -26,7 +26,7 @@ from services.common.app import App
 from services.common.clock import LoopClock
 from services.common.settings import Settings
 from services.demo.frame import Step, Utterance, encode, full
-from services.edge.contract.snapshot import KnownSnapshot, Snapshot
+from services.edge.contract.snapshot import PlainSnapshot, Snapshot
 from services.edge.snapshot import SnapshotReader
 from services.state import server as state_room
 from services.sync import server as sync_room
@@ -121,7 +121,7 @@ class Rehearsal:
         loop = asyncio.get_running_loop()
         started = loop.time()
         reader = SnapshotReader(
-            KnownSnapshot, Snapshot,
+            PlainSnapshot, Snapshot,
             entities_max=self.settings.entities_max, stale_after_s=self.settings.stale_after_s,
         )  # fmt: skip
         stream = state.Ingest()

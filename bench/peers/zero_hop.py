@@ -14,6 +14,8 @@ import msgspec
 import uvicorn
 from earshot.type.v1 import type_pb2
 
+LOOKS = b'{"appearance":%b,"description":%b}'
+DETAILS = b'{"state":%b,"is_moving":%b,"velocity":%b}'
 KINDS = {"npc": type_pb2.ENTITY_KIND_NPC, "player": type_pb2.ENTITY_KIND_PLAYER}
 
 
@@ -95,15 +97,15 @@ def columns(entities: list[Entity]) -> type_pb2.EntityColumns:
         actions=[entity.action for entity in entities],
         locations=[entity.location for entity in entities],
         last_seen=_packed("d", [entity.last_seen for entity in entities]),
-        details=[_details(entity) for entity in entities],
+        looks=_array([LOOKS % (entity.appearance, entity.description) for entity in entities]),
+        details=_array(
+            [DETAILS % (health.state, health.isMoving, health.velocity) for health in [e.health for e in entities]]
+        ),
     )
 
 
-def _details(entity: Entity) -> bytes:
-    health = entity.health
-    return b'{"appearance":%b,"description":%b,"state":%b,"is_moving":%b,"velocity":%b}' % (
-        entity.appearance, entity.description, health.state, health.isMoving, health.velocity,
-    )  # fmt: skip
+def _array(texts: list[bytes]) -> bytes:
+    return b"[" + b",".join(texts) + b"]"
 
 
 def _packed(kind: str, values: list[float]) -> bytes:

@@ -32,14 +32,20 @@ Extras = Sequence[dict[str, Any]]
 # Members of a group, and the positions known for them.
 Group = tuple[list[str], dict[str, Place]]
 NOWHERE: Place = (NAN, NAN, NAN)
+EMPTY = b"{}"
 _encode = msgspec.json.Encoder().encode
+
+
+class Looks(msgspec.Struct, omit_defaults=True):
+    """What texts about an entity speak of; the keys of the public contract."""
+
+    appearance: Any = None
+    description: Any = None
 
 
 class Details(msgspec.Struct, omit_defaults=True):
     """The cold rest of an entity, one JSON object; the keys of the public contract."""
 
-    appearance: Any = None
-    description: Any = None
     state: Any = None
     is_moving: Any = None
     velocity: Any = None
@@ -239,45 +245,42 @@ def health_of(health: float | Health | list[None] | None) -> tuple[float | None,
 
 
 def _pack_details(columns: type_pb2.EntityColumns, rows: _Rows, extras: Extras | None) -> None:
-    texts = []
+    looks = [_encode(Looks(entity.appearance, entity.description)) for entity in rows.entities]
+    rest = []
     for place, entity in enumerate(rows.entities):
-        text = details_of(entity.health, entity.appearance, entity.description, entity.state)
+        text = details_of(entity.health, entity.state)
         if extras is not None:
             text = _with_extras(text, extras[rows.indices[place]])
-        texts.append(text)
-    if not any(texts):
-        return
-    if max(map(len, texts)) > bounds.DETAILS_BYTES:
-        for index, text in zip(rows.indices, texts, strict=True):
-            fitting(text, f"entities[{index}]")
-    columns.details.extend(texts)
+        rest.append(text)
+    for index, look, text in zip(rows.indices, looks, rest, strict=True):
+        fitting(look, text, f"entities[{index}]")
+    columns.looks, columns.details = array_of(looks), array_of(rest)
 
 
-def details_of(health: Any, appearance: Any = None, description: Any = None, state: Any = None) -> bytes:
-    """The cold rest as one JSON object, empty for nothing."""
+def details_of(health: Any, state: Any = None) -> bytes:
+    """The cold rest as one JSON object."""
     if isinstance(health, Health):
         state = health.state if state is None else state
-        details = Details(appearance, description, state, health.isMoving, health.velocity)
-    elif appearance is None and description is None and state is None:
-        return b""
-    else:
-        details = Details(appearance, description, state)
-    text = _encode(details)
-    return b"" if text == b"{}" else text
+        return _encode(Details(state, health.isMoving, health.velocity))
+    return _encode(NO_DETAILS if state is None else Details(state))
 
 
 def _with_extras(text: bytes, fields: dict[str, Any]) -> bytes:
     more = {key: value for key, value in fields.items() if key not in KNOWN_FIELDS}
     if not more:
         return text
-    return _encode({**msgspec.json.decode(text or b"{}"), **more})
+    return _encode({**msgspec.json.decode(text), **more})
 
 
-def fitting(text: bytes, where: str) -> bytes:
-    """Details within 4 KiB. Raises BadInput when they are longer."""
-    if len(text) > bounds.DETAILS_BYTES:
+def fitting(look: bytes, text: bytes, where: str) -> None:
+    """Raises BadInput when an entity's cold parts are longer than 4 KiB."""
+    if len(look) + len(text) > bounds.DETAILS_BYTES:
         raise BadInput(f"{where}: details longer than {bounds.DETAILS_BYTES} bytes", reason="TOO_LONG")
-    return text
+
+
+def array_of(texts: Sequence[bytes]) -> bytes:
+    """Objects as one JSON array; empty when all are."""
+    return b"[" + b",".join(texts) + b"]" if any(text != EMPTY for text in texts) else b""
 
 
 def refuse(refused: Refusals, path: str, reason: str) -> None:

@@ -13,11 +13,13 @@ from earshot.type.v1 import type_pb2
 
 from services.edge import bounds
 from services.edge.columns import (
+    EMPTY,
     FLOAT_MAX,
     NAN,
     Group,
     Place,
     Refusals,
+    array_of,
     details_of,
     doubles,
     fitting,
@@ -128,13 +130,13 @@ def _pack_status(columns: type_pb2.EntityColumns, entries: Entries) -> None:
         path = f"humanContext[{name}]"
         locations.append(known_location(bounds.short(entry.location, f"{path}.location", bounds.WORD)))
         actions.append(bounds.short(entry.action, f"{path}.action", bounds.WORD))
-        details.append(fitting(details_of(entry.health), path))
+        details.append(details_of(entry.health))
+        fitting(EMPTY, details[-1], path)
     if any(locations):
         columns.locations.extend(locations)
     if any(actions):
         columns.actions.extend(actions)
-    if any(details):
-        columns.details.extend(details)
+    columns.details = array_of(details)
 
 
 def known_location(text: str) -> str:

@@ -22,7 +22,7 @@ from services.edge.contract.message import Message
 from services.edge.contract.session import (
     ActionResult,
     ActionUpdates,
-    KnownSync,
+    PlainSync,
     Said,
     Sync,
     SyncAnswer,
@@ -57,7 +57,7 @@ class GameSync:
         self._snapshots = snapshots
         self._events = events
         self._metrics = metrics
-        self._reader = Snapshots.reader(settings, KnownSync, Sync)
+        self._reader = Snapshots.reader(settings, PlainSync, Sync)
 
     def routes(self) -> list[Route]:
         return [Route("POST", "/v1/sync", self.post, Sync, SyncAnswer)]

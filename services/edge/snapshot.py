@@ -26,6 +26,7 @@ from services.edge.columns import (
 from services.edge.contract.snapshot import EntityParts, GameEvent, SnapshotHead
 from services.edge.document import Document, Path, path_text
 from services.edge.existing_snapshot import ExistingSnapshot, is_existing
+from services.edge.plain import Plain, plain_columns
 
 _PARTS = Document(EntityParts)
 _encode = msgspec.json.Encoder().encode
@@ -44,61 +45,83 @@ class Reading:
 class SnapshotReader:
     """Reads bodies that hold a snapshot of either shape.
 
-    known: the type whose entities have no unknown fields, tried first. opened: the same with any fields; a second
-    reading finds those. entities_max: entities per snapshot. stale_after_s: an entry of the existing game that is
-    older than its snapshot by this is gone (it never removes entries).
+    plain: the type of usual requests, tried first (see `plain`). opened: the same with any fields; a second reading
+    finds those that the contract does not name. entities_max: entities per snapshot. stale_after_s: an entry of the
+    existing game that is older than its snapshot by this is gone (it never removes entries).
     """
 
-    def __init__(self, known: type[Any], opened: type[Any], *, entities_max: int, stale_after_s: float) -> None:
-        self._known: Document[Any] = Document(known)
+    def __init__(self, plain: type[Any], opened: type[Any], *, entities_max: int, stale_after_s: float) -> None:
+        self._plain: Plain[Any] = Plain(plain)
         self._opened: Document[Any] = Document(opened)
         self._entities_max = entities_max
         self._stale_after_s = stale_after_s
 
     def read(self, body: bytes) -> Reading:
         """What the body says. Raises BadInput and TooLarge; nothing of the request is applied then."""
-        try:
-            parsed, bare = self._known.read(body)
-        except BadInput as error:
-            if error.reason != "INVALID_FIELD":
-                raise
-            # Perhaps only a field that the contract does not name: the open types say what is really wrong.
-            parsed, bare = self._opened.read(body)
-            parts = listed(_PARTS.value(body).entities)
-        else:
-            parts = None
-        return _reading(parsed, bare, parts, self._entities_max, self._stale_after_s)
+        head = self._plain.read(body)
+        if head is not None and len(head.entities) <= self._entities_max:
+            reading = _begun(head, [])
+            if plain_columns(head.entities, reading.item.entities):
+                return _whole(head, reading, _own_groups(head), {}, self._entities_max)
+        # Something is unusual or wrong: the open types say what.
+        head, bare = self._opened.read(body)
+        return self._read(head, bare, body)
+
+    def _read(self, head: Any, bare: list[Path], body: bytes) -> Reading:
+        reading = _begun(head, bare)
+        if head.entities is None and is_existing(head):
+            existing = ExistingSnapshot(head)
+            spoiled: set[Any] = {path[1] for path in bare if path[0] == "humanContext" and path[2:3] == ("position",)}
+            reading.item.ids_are_names = True
+            reading.item.entities.CopyFrom(
+                existing.columns(reading.refused, spoiled, self._entities_max, self._stale_after_s)
+            )
+            return _whole(head, reading, existing.groups, existing.kinds, self._entities_max)
+        rows = listed(head.entities)
+        bounds.count(rows, "entities", self._entities_max)
+        spoiled = {path[1] for path in bare if path[0] == "entities" and path[2:3] == ("position",)}
+        extras = listed(_PARTS.value(body).entities)
+        entity_columns(
+            rows, reading.item.entities, reading.refused, delta=reading.item.delta, spoiled=spoiled, extras=extras
+        )
+        return _whole(head, reading, _own_groups(head), {}, self._entities_max)
 
 
-def _reading(head: Any, bare: list[Path], parts: Any, entities_max: int, stale_after_s: float) -> Reading:
-    item = _sequence(head)
-    reading = Reading(None if head.world is None else bounds.world_name(head.world), item, head)
+def _begun(head: Any, bare: list[Path]) -> Reading:
+    """The request's place in its stream, and the numbers in it that are none."""
+    reading = Reading(None if head.world is None else bounds.world_name(head.world), _sequence(head), head)
     for path in bare:
         refuse(reading.refused, path_text(path), "NOT_FINITE")
-    groups: list[Group]
-    kinds: dict[str, int] = {}
-    if head.entities is None and is_existing(head):
-        existing = ExistingSnapshot(head)
-        spoiled: set[Any] = {path[1] for path in bare if path[0] == "humanContext" and path[2:3] == ("position",)}
-        item.ids_are_names = True
-        item.entities.CopyFrom(existing.columns(reading.refused, spoiled, entities_max, stale_after_s))
-        kinds, groups = existing.kinds, existing.groups
-    else:
-        rows = listed(head.entities)
-        bounds.count(rows, "entities", entities_max)
-        spoiled = {path[1] for path in bare if path[0] == "entities" and path[2:3] == ("position",)}
-        entity_columns(rows, item.entities, reading.refused, delta=item.delta, spoiled=spoiled, extras=parts)
-        groups = [
-            (member_ids(group.members, f"groups[{number}].members"), places(group.positions))
-            for number, group in enumerate(listed(head.groups))
-        ]
+    return reading
+
+
+def _own_groups(head: SnapshotHead) -> list[Group]:
+    return [
+        (member_ids(group.members, f"groups[{number}].members"), places(group.positions))
+        for number, group in enumerate(listed(head.groups))
+    ]
+
+
+def _whole(
+    head: Any,
+    reading: Reading,
+    groups: list[Group],
+    kinds: dict[str, int],
+    entities_max: int,
+) -> Reading:
+    """The reading with everything that the request says."""
+    item = reading.item
     left = listed(head.left)
     bounds.count(left, "left", entities_max)
-    item.left_ids.extend(bounds.identify(value, f"left[{index}]") for index, value in enumerate(left))
-    item.events.extend(game_events(listed(head.events), reading.refused))
+    if left:
+        item.left_ids.extend(bounds.identify(value, f"left[{index}]") for index, value in enumerate(left))
+    events = listed(head.events)
+    if events:
+        item.events.extend(game_events(events, reading.refused))
     bounds.count(groups, "groups", bounds.GROUPS)
-    own = set(item.entities.ids)
-    item.groups.extend(_group(group, kinds, own) for group in groups if group[0])
+    if groups:
+        own = set(item.entities.ids)
+        item.groups.extend(_group(group, kinds, own) for group in groups if group[0])
     return reading
 
 

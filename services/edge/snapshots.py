@@ -14,7 +14,7 @@ from services.common.errors import DeadlineExceeded, EarshotError, Overloaded, U
 from services.common.settings import Settings
 from services.common.telemetry import Metrics
 from services.edge.answer import Answer, json_answer
-from services.edge.contract.snapshot import KnownSnapshot, Snapshot, SnapshotAnswer, TransitionAnswer
+from services.edge.contract.snapshot import PlainSnapshot, Snapshot, SnapshotAnswer, TransitionAnswer
 from services.edge.ingest import Ingest
 from services.edge.request import Request
 from services.edge.routes import Route
@@ -35,7 +35,7 @@ class Snapshots:
     def __init__(self, ingest: Ingest, settings: Settings, metrics: Metrics, clock: Clock) -> None:
         self._ingest = ingest
         self._deadline_s = settings.snapshot_deadline_s
-        self._reader = self.reader(settings, KnownSnapshot, Snapshot)
+        self._reader = self.reader(settings, PlainSnapshot, Snapshot)
         self._metrics = metrics
         self._clock = clock
 

@@ -57,7 +57,7 @@ def entities(columns: type_pb2.EntityColumns) -> list[EntityAnswer]:
         _numbers(column, count) for column in (columns.x, columns.y, columns.z, columns.health, columns.max_health)
     )
     seen = _numbers(columns.last_seen, count, "d")
-    details = columns.details or [b""] * count
+    looks, details = _objects(columns.looks, count), _objects(columns.details, count)
     return [
         EntityAnswer(
             columns.ids[row],
@@ -69,7 +69,7 @@ def entities(columns: type_pb2.EntityColumns) -> list[EntityAnswer]:
             actions[row],
             places[row],
             _known(seen[row]),
-            details=_object(details[row]),
+            details={**looks[row], **details[row]} or None,
         )
         for row in range(count)
     ]
@@ -87,8 +87,18 @@ def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
+def _objects(column: bytes, count: int) -> list[dict[str, Any]]:
+    """A JSON array of objects; what cannot be read says nothing."""
+    if not column:
+        return [{}] * count
+    return [_object(bytes(text)) or {} for text in msgspec.json.decode(column, type=list[msgspec.Raw])]
+
+
 def _object(text: bytes) -> dict[str, Any] | None:
-    value = msgspec.json.decode(text) if text else None
+    try:
+        value = msgspec.json.decode(text) if text else None
+    except msgspec.MsgspecError:  # a number beyond every bound in a part that nobody checks
+        return None
     return value if isinstance(value, dict) else None
 
 

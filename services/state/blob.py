@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from services.state.columns import Columns, spoken
+from services.state.cold import Cold
+from services.state.columns import Columns
 from services.state.document import Document
 from services.state.event import Event
 from services.state.membership import Departed, Ended, Membership, members_of
@@ -22,7 +23,7 @@ from services.state.place import Standing
 from services.state.sequence import Base
 from services.state.situation import FOREVER, Situation
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Unreadable(ValueError):
@@ -41,7 +42,8 @@ class _Stored(msgspec.Struct, array_like=True):
     names: tuple[str, ...]
     actions: tuple[str, ...]
     locations: tuple[str, ...]
-    details: tuple[bytes, ...]
+    looks: tuple[bytes, bytes]
+    details: tuple[bytes, bytes]
     kinds: bytes
     xyz: bytes
     vitals: bytes
@@ -82,7 +84,8 @@ def encode(document: Document) -> bytes:
     return _encoder.encode(
         _Stored(
             FORMAT, document.at_ms, document.tick, document.fed_ms, document.fed_tick, document.base, document.closed,
-            columns.ids, columns.names, columns.actions, columns.locations, columns.details,
+            columns.ids, columns.names, columns.actions, columns.locations, _cold(columns.looks),
+            _cold(columns.details),
             columns.kinds.tobytes(), columns.xyz.tobytes(), columns.vitals.tobytes(), columns.last_seen.tobytes(),
             membership.lineages, membership.formed, membership.of.tobytes(), membership.since_revision.tobytes(),
             membership.since_ms.tobytes(), dict(membership.departed), membership.ended,
@@ -117,7 +120,7 @@ def _document(stored: _Stored, revision: int, tick: int) -> Document:
         stored.ids, {entity: row for row, entity in enumerate(stored.ids)}, stored.names,
         _array(stored.kinds, np.uint8, count), _array(stored.xyz, np.float32, 3 * count).reshape(3, count),
         _array(stored.vitals, np.float32, 2 * count).reshape(2, count), stored.actions, stored.locations,
-        _array(stored.last_seen, np.float64, count), stored.details, spoken(stored.details),
+        _array(stored.last_seen, np.float64, count), _column(stored.looks, count), _column(stored.details, count),
     )  # fmt: skip
     of = _array(stored.of, np.int32, count)
     membership = Membership(
@@ -146,6 +149,15 @@ def _document(stored: _Stored, revision: int, tick: int) -> Document:
         _array(stored.group_revision, np.int64, count), _array(stored.events_revision, np.int64, count),
         stored.events, dict.fromkeys(stored.seen), (), (), revision,
     )  # fmt: skip
+
+
+def _cold(column: Cold) -> tuple[bytes, bytes]:
+    return column.text, b"" if column.order is None else column.order.tobytes()
+
+
+def _column(stored: tuple[bytes, bytes], count: int) -> Cold:
+    text, order = stored
+    return Cold(text, _array(order, np.int32, count) if order else None)
 
 
 def _array(data: bytes, kind: Any, count: int) -> Any:

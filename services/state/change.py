@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from services.state import causes, compiled
 from services.state.causes import Causes
-from services.state.columns import NPC, PLAYER, Columns, Mask, Plan, spoken
+from services.state.cold import UNKNOWN
+from services.state.columns import NPC, PLAYER, Columns, Mask, Plan
 from services.state.event import Event
 from services.state.membership import Longs, Membership, Transition
 from services.state.observation import Observed
@@ -192,15 +193,15 @@ def _differ(before: Sequence[str], after: Sequence[str], plan: Plan) -> list[int
 
 
 def _redescribed(before: Columns, after: Columns, plan: Plan) -> list[int]:
-    """Rows whose details changed and hold something that text speaks of."""
-    if before.details is after.details or not (before.spoken or after.spoken):
+    """Rows that look different."""
+    if before.looks is after.looks:
         return []
-    rows = []
-    for row, (old, now) in enumerate(zip(plan.old.tolist(), after.details, strict=True)):
-        was = before.details[old] if old >= 0 else b""
-        if was != now and (spoken((was,)) or spoken((now,))):
-            rows.append(row)
-    return rows
+    was, now = before.looks.rows(len(before)), after.looks.rows(len(after))
+    return [
+        row
+        for row, (old, new) in enumerate(zip(plan.old.tolist(), now, strict=True))
+        if (was[old] if old >= 0 else UNKNOWN) != new
+    ]
 
 
 def _touched(columns: Columns, after: Membership, transitions: Sequence[Transition]) -> list[int]:

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from services.state import compiled
+from services.state import cold, compiled
+from services.state.cold import NOTHING, Cold
 
 Floats32 = npt.NDArray[np.float32]
 Floats = npt.NDArray[np.float64]
@@ -43,8 +44,8 @@ class Columns:
     actions: tuple[str, ...]
     locations: tuple[str, ...]
     last_seen: Floats
-    details: tuple[bytes, ...]
-    spoken: bool = False  # some details hold what text speaks of
+    looks: Cold = NOTHING  # what text speaks of
+    details: Cold = NOTHING
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,7 +63,8 @@ class Sent:
     actions: Sequence[str]
     locations: Sequence[str]
     last_seen: Floats
-    details: Sequence[bytes]
+    looks: Cold = NOTHING
+    details: Cold = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +114,7 @@ class Merge:
 def empty() -> Columns:
     """No entities."""
     none = np.zeros(0, np.uint8)
-    return Columns(
-        (), {}, (), none, np.zeros((3, 0), np.float32), np.zeros((2, 0), np.float32), (), (), np.zeros(0), ()
-    )
+    return Columns((), {}, (), none, np.zeros((3, 0), np.float32), np.zeros((2, 0), np.float32), (), (), np.zeros(0))
 
 
 def nothing() -> Sent:
@@ -128,7 +128,6 @@ def nothing() -> Sent:
         (),
         (),
         np.zeros(0),
-        (),
     )
 
 
@@ -165,7 +164,6 @@ def merge(old: Columns, sent: Sent, how: Plan, threshold: float) -> Merge:
         if compiled.kernels is None
         else _compiled_numbers(compiled.kernels, old, sent, how, threshold)
     )
-    details = _text(old.details, sent.details, how, b"")
     columns = Columns(
         ids=how.ids,
         index=how.index,
@@ -176,8 +174,8 @@ def merge(old: Columns, sent: Sent, how: Plan, threshold: float) -> Merge:
         actions=_interned(old.actions, _text(old.actions, sent.actions, how, "")),
         locations=_interned(old.locations, _text(old.locations, sent.locations, how, "")),
         last_seen=last_seen,
-        details=details,
-        spoken=old.spoken if details is old.details else spoken(details),
+        looks=_cold(old.looks, sent.looks, len(old), how),
+        details=_cold(old.details, sent.details, len(old), how),
     )
     return Merge(columns, how, moved, hurt)
 
@@ -231,13 +229,18 @@ def _kinds(before: Bytes, now: Bytes) -> Bytes:
     return np.where(kinds > 0, kinds, np.uint8(PLAYER))
 
 
-_SPOKEN_DETAILS = (b'"appearance"', b'"description"')
-
-
-def spoken(details: Iterable[bytes]) -> bool:
-    """Whether text speaks of anything in these."""
-    whole = b"".join(details)
-    return any(word in whole for word in _SPOKEN_DETAILS)
+def _cold(before: Cold, now: Cold, count: int, how: Plan) -> Cold:
+    """The merged column; the old object itself when nothing in it changed."""
+    old = before if how.same else cold.gathered(before, count, how.old)
+    if not now.text:
+        return old
+    if how.straight:
+        new = now
+    elif how.complete and now.order is None:
+        new = Cold(now.text, how.sent)
+    else:
+        new = cold.gathered(now, len(how.sent_ids), how.sent)
+    return cold.merged(old, new, len(how.ids))
 
 
 N = TypeVar("N", Floats32, Floats, Bytes)
@@ -296,7 +299,7 @@ def row(sent: Sent, at: int) -> Sent:
     return Sent(
         sent.ids[at : at + 1], text(sent.names), sent.kinds[at : at + 1], sent.xyz[:, at : at + 1],
         sent.vitals[:, at : at + 1], text(sent.actions), text(sent.locations), sent.last_seen[at : at + 1],
-        text(sent.details),
+        cold.of(sent.looks.rows(len(sent.ids))[at : at + 1]), cold.of(sent.details.rows(len(sent.ids))[at : at + 1]),
     )  # fmt: skip
 
 
@@ -321,5 +324,6 @@ def joined(first: Sent, others: Iterable[Sent]) -> Sent:
         text("actions", ""),
         text("locations", ""),
         np.concatenate([part.last_seen for part in parts]),
-        text("details", b""),
+        cold.of(row for part in parts for row in part.looks.rows(len(part.ids))),
+        cold.of(row for part in parts for row in part.details.rows(len(part.ids))),
     )

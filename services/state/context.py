@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 import numpy as np
 
 from services.state import change as changed
+from services.state.cold import UNKNOWN
 from services.state.columns import NPC, PLAYER, Columns
 from services.state.document import Document
 from services.state.event import Event
@@ -90,14 +92,19 @@ class NpcContext:
     expected_action_id: str = ""
 
 
-def context_of(document: Document, roster: Roster, npc: str) -> NpcContext | None:
-    """The NPC's context; None when neither the world nor the roster knows it."""
+def context_of(document: Document, roster: Roster, npc: str, looks: Sequence[bytes] | None = None) -> NpcContext | None:
+    """The NPC's context; None when neither the world nor the roster knows it.
+
+    looks: the document's, for who asks for many contexts of it.
+    """
     profile = roster.npcs.get(npc)
     row = document.columns.index.get(npc)
     if row is None:
         if profile is None:
             return None
         return NpcContext(npc, False, _absent(npc, profile), profile)
+    if looks is None:
+        looks = looks_of(document)
     membership, situation = document.membership, document.situation
     lineage = int(membership.of[row])
     expected = document.observed.expected.get(npc)
@@ -105,14 +112,14 @@ def context_of(document: Document, roster: Roster, npc: str) -> NpcContext | Non
     return NpcContext(
         npc=npc,
         present=True,
-        self_=entity_of(document, roster, row),
+        self_=entity_of(document, roster, row, looks),
         profile=profile,
         location=location,
         band=band,
         combat=bool(situation.fighting_until[row]),
         health_percent=int(situation.tens[row]),
         lineage=membership.lineages[lineage] if lineage >= 0 else "",
-        members=_members(document, roster, row),
+        members=_members(document, roster, row, looks),
         departed=_departed(document, row),
         nearby=_nearby(document, row),
         events=_events(document, row),
@@ -124,12 +131,17 @@ def context_of(document: Document, roster: Roster, npc: str) -> NpcContext | Non
     )
 
 
-def entity_of(document: Document, roster: Roster, row: int) -> Entity:
+def looks_of(document: Document) -> list[bytes]:
+    """Every row's looks, still as JSON."""
+    return document.columns.looks.rows(len(document.columns))
+
+
+def entity_of(document: Document, roster: Roster, row: int, looks: Sequence[bytes]) -> Entity:
     """A row with its expected status over the reported one and what the roster knows of it."""
     columns = document.columns
     entity = columns.ids[row]
     kind = int(columns.kinds[row])
-    appearance, description = details_of(columns.details[row])
+    appearance, description = seen(looks[row])
     name = columns.names[row]
     if kind == NPC and entity in roster.npcs:
         profile = roster.npcs[entity]
@@ -163,12 +175,12 @@ def position_of(columns: Columns, row: int) -> tuple[float, float, float] | None
     return None if x != x else (x, y, z)
 
 
-def details_of(details: bytes) -> tuple[str, str]:
+def seen(look: bytes) -> tuple[str, str]:
     """(appearance, description) from the entity's JSON; odd values are none."""
-    if not details:
+    if look == UNKNOWN:
         return "", ""
     try:
-        found: Any = msgspec.json.decode(details)
+        found: Any = msgspec.json.decode(look)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return "", ""
     if not isinstance(found, dict):
@@ -200,7 +212,7 @@ def _location(document: Document, roster: Roster, row: int) -> tuple[Location | 
     return roster.known(reported) or Location(reported, reported, None), AT
 
 
-def _members(document: Document, roster: Roster, row: int) -> tuple[Member, ...]:
+def _members(document: Document, roster: Roster, row: int, looks: Sequence[bytes]) -> tuple[Member, ...]:
     membership, xyz = document.membership, document.columns.xyz
     lineage = int(membership.of[row])
     if lineage < 0:
@@ -211,7 +223,7 @@ def _members(document: Document, roster: Roster, row: int) -> tuple[Member, ...]
             away = float(np.linalg.norm(xyz[:, member].astype(np.float64) - xyz[:, row]))
             found.append(
                 Member(
-                    entity_of(document, roster, member),
+                    entity_of(document, roster, member, looks),
                     -1.0 if away != away else away,
                     int(membership.since_revision[member]),
                     int(membership.since_ms[member]),

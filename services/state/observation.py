@@ -247,7 +247,6 @@ def _rows(state: _Gathering) -> Sent:
         actions=[s.action for s in statuses] + blank,
         locations=[s.location for s in statuses] + blank,
         last_seen=np.full(len(ids), np.nan),
-        details=(),
     )
 
 

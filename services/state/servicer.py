@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -15,9 +16,9 @@ from services.common.logs import get_logger
 from services.common.settings import Settings
 from services.state.change import Change, Lane, heard
 from services.state.columns import NPC
-from services.state.context import context_of, entity_of
+from services.state.context import context_of, entity_of, looks_of
 from services.state.document import Document, blank
-from services.state.feed import Doorbells, Feed, Ref, Told
+from services.state.feed import BATCH, Doorbells, Feed, Ref, Told
 from services.state.intake import Intake
 from services.state.observation import Observed
 from services.state.rosters import Rosters
@@ -30,7 +31,11 @@ from services.state.worlds import Worlds
 MAX_OBSERVATIONS = 256
 MAX_KEYS = 1000
 LOGGED_REFUSALS = 8
+SPACING_MAX_MS = 10_000
 PAGE, PAGE_MAX = 100, 1000
+
+Found = tuple[World | None, Document, list[bytes]]
+"""A world that was asked for, its document, and the looks in that."""
 
 _log = get_logger("state")
 
@@ -135,23 +140,22 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
     ) -> state_pb2.BatchGetNpcContextResponse:
         if len(request.npcs) > MAX_KEYS:
             raise BadInput("too many NPCs in one call", reason="TOO_MANY_KEYS")
-        found: dict[Ref, tuple[World | None, Document] | EarshotError] = {}
+        found: dict[Ref, Found | EarshotError] = {}
         for ref in dict.fromkeys(_ref(key.world) for key in request.npcs):
             try:
-                found[ref] = await self._document(ref, request.min_revision)
+                world, document = await self._document(ref, request.min_revision)
+                found[ref] = world, document, looks_of(document)
             except EarshotError as error:
                 found[ref] = error
         return state_pb2.BatchGetNpcContextResponse(
             contexts=[self._context(key, found[_ref(key.world)]) for key in request.npcs]
         )
 
-    def _context(
-        self, key: state_pb2.NpcKey, found: tuple[World | None, Document] | EarshotError
-    ) -> state_pb2.NpcContext:
+    def _context(self, key: state_pb2.NpcKey, found: Found | EarshotError) -> state_pb2.NpcContext:
         if isinstance(found, EarshotError):
             return state_pb2.NpcContext(key=key, status=to_status(found))
-        world, document = found
-        context = context_of(document, self._worlds.roster(key.world.tenant), key.npc_id)
+        world, document, looks = found
+        context = context_of(document, self._worlds.roster(key.world.tenant), key.npc_id, looks)
         if context is None:
             unknown = NotFound("neither the world nor the roster knows this NPC", reason="UNKNOWN_NPC")
             return state_pb2.NpcContext(key=key, status=to_status(unknown), revision=document.revision)
@@ -202,6 +206,7 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
         self, request: state_pb2.WatchNpcsRequest, context: Any
     ) -> AsyncIterator[state_pb2.WatchNpcsResponse]:
         token = request.resume_token or self._feed.token
+        spacing = min(request.spacing_ms, SPACING_MAX_MS) / 1000
         bell = self._feed.bell()
         try:
             while True:
@@ -217,6 +222,8 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
                 if page.token == token:
                     await bell.wait()
                     bell.clear()
+                elif spacing and len(page.told) < BATCH:
+                    await asyncio.sleep(spacing)
                 token = page.token
         finally:
             self._feed.hang_up(bell)
@@ -292,7 +299,7 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
         for world in self._worlds.of(request.tenant):
             row = world.document.columns.index.get(request.player_id)
             if row is not None and request.world in ("", world.ref[1]):
-                player = entity_of(world.document, roster, row)
+                player = entity_of(world.document, roster, row, looks_of(world.document))
                 told = player.description or player.appearance
                 text = f"{player.name}: {told}" if told else f"A player called {player.name}."
                 return state_pb2.DescribePlayerResponse(description=text, source="composed")

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from services.state import compiled
+from services.state import cold, compiled
+from services.state.cold import UNKNOWN, Cold
 from services.state.columns import Mask, Sent
 from services.state.event import Event
 
@@ -92,7 +93,8 @@ def take(sent: Sent, mask: Mask) -> Sent:
 
     return Sent(
         tuple(sent.ids[row] for row in rows), text(sent.names), sent.kinds[mask], sent.xyz[:, mask],
-        sent.vitals[:, mask], text(sent.actions), text(sent.locations), sent.last_seen[mask], text(sent.details),
+        sent.vitals[:, mask], text(sent.actions), text(sent.locations), sent.last_seen[mask],
+        cold.of(text(sent.looks.rows(len(sent.ids)))), cold.of(text(sent.details.rows(len(sent.ids)))),
     )  # fmt: skip
 
 
@@ -149,11 +151,15 @@ def _bounded(sent: Sent, path: str, refused: list[Refusal]) -> Sent:
             ]
             blanked: dict[str, Any] = {name: [v if len(v) <= limit else "" for v in values]}
             sent = replace(sent, **blanked)
-    if sent.details and max(map(len, sent.details)) > MAX_DETAILS:
-        refused += [
-            Refusal(f"{path}[{row}].details", "TOO_LONG") for row, v in enumerate(sent.details) if len(v) > MAX_DETAILS
-        ]
-        sent = replace(sent, details=[v if len(v) <= MAX_DETAILS else b"" for v in sent.details])
+    for name in ("looks", "details"):
+        column: Cold = getattr(sent, name)
+        if len(column.text) > len(sent.ids) * MAX_DETAILS:
+            rows = column.rows(len(sent.ids))
+            refused += [
+                Refusal(f"{path}[{row}].{name}", "TOO_LONG") for row, v in enumerate(rows) if len(v) > MAX_DETAILS
+            ]
+            kept: dict[str, Any] = {name: cold.of(v if len(v) <= MAX_DETAILS else UNKNOWN for v in rows)}
+            sent = replace(sent, **kept)
     return sent
 
 

@@ -24,6 +24,8 @@ LIST_S = 10.0
 PLACES_KEPT_S = 30.0
 # A watch without news for this long is renewed: a lost stream must not look like a quiet world.
 WATCH_S = 300.0
+# Pages of the feed come at most so often: under load each key once with its newest revision, not once a revision.
+SPACING_MS = 100
 
 _LANES = {
     type_pb2.LANE_HIGH: Lane.HIGH,
@@ -128,7 +130,8 @@ class StateReader:
 
     async def watch(self, token: str) -> AsyncIterator[Changes]:
         """Pages after the token until a gap, or until the watch is due for renewal."""
-        call = self._stub.WatchNpcs(state_pb2.WatchNpcsRequest(resume_token=token), timeout=WATCH_S)
+        request = state_pb2.WatchNpcsRequest(resume_token=token, spacing_ms=SPACING_MS)
+        call = self._stub.WatchNpcs(request, timeout=WATCH_S)
         try:
             async for page in call:
                 yield Changes(page.resume_token, tuple(map(_change, page.changes)), page.gap)

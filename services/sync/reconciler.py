@@ -82,7 +82,10 @@ class Reconciler:
             if change.closed:
                 closed.append(change.key)
                 continue
-            entry = self.agents.entry(change.key)
+            known = self.agents.entries.get(change.key)
+            if known is None and not change.heard:
+                continue  # no agent, and nobody who could need one: what it would be told is read when somebody does
+            entry = known or self.agents.entry(change.key)
             entry.closed = False
             entry.changed(change, _now())
             self.schedule(entry)

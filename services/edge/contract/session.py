@@ -9,7 +9,14 @@ from msgspec import Meta
 
 from services.edge.contract.event import Event, UnixSeconds
 from services.edge.contract.shared import EmptyList, Fault, Id, Nothing, Number, Refusal
-from services.edge.contract.snapshot import ClusterAnswer, Entity, KnownEntity, SnapshotHead, TransitionAnswer
+from services.edge.contract.snapshot import (
+    ClusterAnswer,
+    Entity,
+    PlainEntity,
+    PlainHead,
+    SnapshotHead,
+    TransitionAnswer,
+)
 
 
 class SessionRequest(msgspec.Struct):
@@ -106,10 +113,14 @@ class Sync(SyncHead):
     entities: list[Entity] | Nothing | None = None
 
 
-class KnownSync(SyncHead):
-    """A sync whose entities have no unknown fields."""
+class PlainSync(PlainHead, forbid_unknown_fields=True, kw_only=True):
+    """A sync with a snapshot of plain entities."""
 
-    entities: list[KnownEntity] | Nothing | None = None
+    utterances: list[SyncUtterance] | Nothing | None = None
+    action_results: list[ActionResult] | Nothing | None = None
+    metrics: SyncMetrics | EmptyList | None = None
+    cursor: Number | None = None
+    entities: list[PlainEntity]
 
 
 class Said(msgspec.Struct, omit_defaults=True):

@@ -37,8 +37,39 @@ class Entity(msgspec.Struct):
     state: Any = None
 
 
-class KnownEntity(Entity, forbid_unknown_fields=True):
-    """The same without unknown fields: the usual case, read without a second pass for details."""
+class PlainVector(msgspec.Struct, forbid_unknown_fields=True):
+    """A whole position."""
+
+    x: float
+    y: float
+    z: float
+
+
+class PlainHealth(msgspec.Struct, forbid_unknown_fields=True):
+    """Health whose cold parts stay text."""
+
+    current: float
+    max: float
+    state: msgspec.Raw = msgspec.Raw(b"")
+    isMoving: msgspec.Raw = msgspec.Raw(b"")  # the wire's name
+    velocity: msgspec.Raw = msgspec.Raw(b"")
+
+
+class PlainEntity(msgspec.Struct, forbid_unknown_fields=True):
+    """An entity as games usually send it: whole, no unknown fields. Decoded quickly; its cold parts stay text."""
+
+    id: str
+    kind: str
+    position: PlainVector
+    name: str = ""
+    health: float | PlainHealth | None = None
+    max_health: float | None = None
+    action: str = ""
+    location: str = ""
+    last_seen: float | None = None
+    appearance: msgspec.Raw = msgspec.Raw(b"")
+    description: msgspec.Raw = msgspec.Raw(b"")
+    state: msgspec.Raw = msgspec.Raw(b"")
 
 
 class GameEvent(msgspec.Struct):
@@ -51,6 +82,12 @@ class GameEvent(msgspec.Struct):
     text: str | None = None
     data: dict[str, Any] | EmptyList | None = None
     at: Annotated[float, Meta(description="Unix seconds by the game's clock; orders nothing.")] | None = None
+
+
+class PlainEvent(GameEvent, forbid_unknown_fields=True):
+    """An event without data of its own."""
+
+    data: None = None
 
 
 class Group(msgspec.Struct):
@@ -111,10 +148,18 @@ class Snapshot(SnapshotHead):
     entities: list[Entity] | Nothing | None = None
 
 
-class KnownSnapshot(SnapshotHead):
-    """A snapshot whose entities have no unknown fields."""
+class PlainHead(SnapshotHead, forbid_unknown_fields=True):
+    """What a plain request has beside entities and its own fields: nothing that may nest as deep as it likes."""
 
-    entities: list[KnownEntity] | Nothing | None = None
+    events: list[PlainEvent] | Nothing | None = None  # type: ignore[assignment] # narrower
+    clusters: None = None
+    humanContext: None = None  # the wire's name
+
+
+class PlainSnapshot(PlainHead, forbid_unknown_fields=True, kw_only=True):
+    """A snapshot of plain entities."""
+
+    entities: list[PlainEntity]
 
 
 class EntityParts(msgspec.Struct):

@@ -279,7 +279,8 @@ def entities(columns: Columns) -> type_pb2.EntityColumns:
         actions=columns.actions,
         locations=columns.locations,
         last_seen=columns.last_seen.tobytes(),
-        details=columns.details,
+        looks=columns.looks.in_order(len(columns)),
+        details=columns.details.in_order(len(columns)),
     )
 
 

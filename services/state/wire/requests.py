@@ -12,6 +12,7 @@ from earshot.type.v1 import type_pb2
 
 from services.common.errors import BadInput, TooLarge
 from services.state import columns as cols
+from services.state.cold import NOTHING, Cold
 from services.state.columns import NPC, PLAYER, Sent
 from services.state.event import Event
 from services.state.membership import Pair
@@ -112,7 +113,8 @@ def sent_of(entities: type_pb2.EntityColumns, known: tuple[str, ...] = ()) -> Se
         last_seen=_array(entities.last_seen, "<f8", count, "last_seen")
         if entities.last_seen
         else np.full(count, np.nan),
-        details=_texts(entities.details, count, "details"),
+        looks=Cold(entities.looks) if entities.looks else NOTHING,
+        details=Cold(entities.details) if entities.details else NOTHING,
     )
 
 

@@ -20,8 +20,8 @@ from services.edge.contract.existing import Chat, DescribePlayer, GroupUpdate, S
 from services.edge.contract.message import Message
 from services.edge.contract.npc_call import Batch
 from services.edge.contract.roster import Roster
-from services.edge.contract.session import KnownSync, Sync
-from services.edge.contract.snapshot import KnownSnapshot, Snapshot
+from services.edge.contract.session import PlainSync, Sync
+from services.edge.contract.snapshot import PlainSnapshot, Snapshot
 from services.edge.document import MAX_DEPTH, Document, depth, path_text
 from services.edge.existing import existing_say
 from services.edge.game_sync import action_results
@@ -31,8 +31,8 @@ from services.edge.profile import locations, players, profiles
 from services.edge.snapshot import SnapshotReader
 from services.edge.status_text import read_status
 
-READER = SnapshotReader(KnownSnapshot, Snapshot, entities_max=500, stale_after_s=60)
-SYNC_READER = SnapshotReader(KnownSync, Sync, entities_max=500, stale_after_s=60)
+READER = SnapshotReader(PlainSnapshot, Snapshot, entities_max=500, stale_after_s=60)
+SYNC_READER = SnapshotReader(PlainSync, Sync, entities_max=500, stale_after_s=60)
 WORLD = type_pb2.WorldRef(tenant="t", world="w")
 EXAMPLES = settings(max_examples=60, deadline=None)
 
@@ -128,7 +128,7 @@ def check(item: Any) -> None:
     count = len(rows.ids)
     assert len(set(rows.ids)) == count
     assert len(rows.kinds) == count
-    for column in (rows.names, rows.actions, rows.locations, rows.details):
+    for column in (rows.names, rows.actions, rows.locations):
         assert len(column) in (0, count)
     for column, width in (
         (rows.x, 4),
@@ -142,9 +142,10 @@ def check(item: Any) -> None:
     for x, y, z in zip(*(array.array("f", axis) for axis in (rows.x, rows.y, rows.z)), strict=True):
         assert len({math.isnan(axis) for axis in (x, y, z)}) == 1
         assert not any(map(math.isinf, (x, y, z)))
-    for details in rows.details:
-        assert len(details) <= bounds.DETAILS_BYTES
-        assert not details or isinstance(json.loads(details), dict)
+    looks, rest = (json.loads(column) if column else [{}] * count for column in (rows.looks, rows.details))
+    assert len(looks) == len(rest) == count
+    for cold in zip(looks, rest, strict=True):
+        assert all(isinstance(one, dict) for one in cold)
     assert item.SerializeToString() or not count
 
 

@@ -96,7 +96,7 @@ async def test_positions_health_and_who_has_left(path: str) -> None:
         assert health[0] == 65
         assert math.isnan(health[1])
         assert list(rows.locations) == ["", "market", ""]
-        assert json.loads(rows.details[0]) == {"state": "Running", "is_moving": False, "velocity": 0}
+        assert json.loads(rows.details)[0] == {"state": "Running", "is_moving": False, "velocity": 0}
         group = edge.state.items[0].groups[0]
         # A member without an entry of its own: its position travels with the group (A5).
         assert points(group.positions) == {"Rune the Tall": (4, 5, 6)}

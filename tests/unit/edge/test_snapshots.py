@@ -90,10 +90,9 @@ async def test_cold_fields_and_unknown_fields_become_details() -> None:
     async with world() as edge:
         one = entity("a", description="tall", state={"mood": "calm"}, mood_ring=[1, {"x": None}])
         await post(edge, {"entities": [one, entity("b")]})
-        assert list(edge.state.items[0].entities.details) == [
-            b'{"description":"tall","state":{"mood":"calm"},"mood_ring":[1,{"x":null}]}',
-            b"",
-        ]
+        columns = edge.state.items[0].entities
+        assert columns.looks == b'[{"description":"tall"},{}]'
+        assert columns.details == b'[{"state":{"mood":"calm"},"mood_ring":[1,{"x":null}]},{}]'
 
 
 @pytest.mark.parametrize(

@@ -116,9 +116,12 @@ async def running(data: str = ":memory:", clock: Clock | None = None, **settings
 def item(rows: Rows | None = None, **fields: Any) -> state_pb2.SnapshotItem:
     """A snapshot item of WORLD; fields named like columns go to the columns."""
     given: dict[str, Any] = {}
-    for name in ("names", "actions", "locations", "details"):
+    for name in ("names", "actions", "locations"):
         if name in fields:
             given[name] = fields.pop(name)
+    for name in ("looks", "details"):
+        if name in fields:
+            given[name] = b"[" + b",".join(fields.pop(name)) + b"]"
     for name, kind in (("health", "<f4"), ("max_health", "<f4"), ("last_seen", "<f8")):
         if name in fields:
             given[name] = np.array(fields.pop(name), kind).tobytes()

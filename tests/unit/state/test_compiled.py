@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.state import compiled
+from services.state import cold, compiled
 from services.state.blob import encode
 from services.state.change import Change
+from services.state.cold import NOTHING, Cold
 from services.state.columns import Sent
 from services.state.document import Document, Input, Rules, blank, commit, prepare
 from services.state.membership import Transition
@@ -75,8 +76,16 @@ def sent_by(rng: np.random.Generator, x: dict[str, float]) -> Sent:
         actions=[["Idle"] * count, ["Combat"] * count, []][rng.integers(3)],
         locations=[],
         last_seen=column((1.0, 2.0, np.nan), np.float64),
-        details=[],
+        looks=cold_by(rng, count, b'{"appearance":"%d"}'),
+        details=cold_by(rng, count, b'{"velocity":%d}'),
     )
+
+
+def cold_by(rng: np.random.Generator, count: int, form: bytes) -> Cold:
+    """A column that is not there, or says something of most rows."""
+    if rng.random() < 0.3:
+        return NOTHING
+    return cold.of(form % value if value < 8 else b"" for value in rng.integers(9, size=count).tolist())
 
 
 def inputs_by(seed: int) -> list[tuple[Sent, bool, int]]:
@@ -128,7 +137,7 @@ def test_columns_may_be_views_that_cannot_be_written() -> None:
     xyz = np.frombuffer(np.array([[1.0, 2.0], [0.0, 0.0], [1.0, 50.0]], "<f4").tobytes(), "<f4").reshape(3, 2)
     base = Sent(
         ("a", "b"), ("A", "B"), np.frombuffer(b"\1\2", np.uint8), xyz, np.full((2, 2), 7, np.float32), (), (),
-        np.frombuffer(np.zeros(2).tobytes()), (),
+        np.frombuffer(np.zeros(2).tobytes()),
     )  # fmt: skip
     ((first, _, _), (second, _, changes)) = stream([(base, True, 1), (replace(base, xyz=xyz[:, ::-1]), True, 1)])
     assert first.columns.xyz.tolist() == xyz.tolist()

@@ -34,7 +34,8 @@ async def test_members_with_positions_kinds_and_looks() -> None:
         await room.snapshot(
             PAIR | {"bob": (NPC, 3, 4)},
             names=["", "Ann", "Bob"],
-            details=[b"", b"", b'{"appearance": "in red", "velocity": 3}'],
+            looks=[b"{}", b"{}", b'{"appearance": "in red"}'],
+            details=[b"{}", b"{}", b'{"velocity": 3}'],
             health=[50, 100, 80],
             max_health=[100, 100, 100],
         )
@@ -72,7 +73,7 @@ async def test_one_missing_revision_does_not_fail_the_other_worlds() -> None:
 async def test_odd_details_are_no_details() -> None:
     async with running() as room:
         for details in (b"[1]", b"{", b'{"appearance": 5}', b"\xff", b"[" * 3000):
-            await room.snapshot(PETE, details=[details])
+            await room.snapshot(PETE, looks=[details])
             assert (await room.context("pete")).self.appearance == ""
 
 
@@ -222,7 +223,7 @@ class TestRevisions:
             ({"actions": ["", "Dancing"]}, (1, 1, 1)),
             ({"health": [40, 100], "max_health": [100, 100]}, (2, 1, 1)),
             ({"names": ["", "Annie"]}, (1, 2, 1)),
-            ({"details": [b"", b'{"appearance": "red"}']}, (1, 2, 1)),
+            ({"looks": [b"{}", b'{"appearance": "red"}']}, (1, 2, 1)),
             ({"events": [type_pb2.GameEvent(type="cheer", actor_id="ann")]}, (1, 1, 2)),
             ({"events": [type_pb2.GameEvent(type="rain")]}, (1, 1, 2)),
             ({"events": [type_pb2.GameEvent(type="cheer", actor_id="far")]}, (1, 1, 1)),

@@ -256,11 +256,11 @@ class TestOddInput:
             result = await room.snapshot(rows, last_seen=[1100.0, 1100.0, 1000.0])
             assert told(result.transitions) == [("left", {"eve"})]
 
-    @pytest.mark.parametrize("column", ["kinds", "x", "health", "last_seen", "names", "details"])
+    @pytest.mark.parametrize("column", ["kinds", "x", "health", "last_seen", "names"])
     async def test_columns_that_do_not_fit_are_refused_and_the_next_item_is_served(self, column: str) -> None:
         async with running() as room:
             bad = item(PAIR)
-            value = [b"{}"] if column == "details" else ["a"] if column == "names" else b"12345"
+            value = ["a"] if column == "names" else b"12345"
             bad.entities.ClearField(column)  # type: ignore[arg-type]  # one of the names above
             if isinstance(value, list):
                 getattr(bad.entities, column).extend(value)
@@ -269,6 +269,14 @@ class TestOddInput:
             refused, fine = await room.send(bad, item(PAIR))
             assert refused.status.reason == "MALFORMED_COLUMNS"
             assert fine.outcome == APPLIED
+
+    async def test_a_cold_column_of_another_length_says_nothing(self) -> None:
+        async with running() as room:
+            result = await room.snapshot(PAIR, looks=[b'{"appearance":"red"}'], details=[b'{"velocity":1}'] * 3)
+            assert result.outcome == APPLIED
+            assert (await room.context("pete")).self.appearance == ""
+            await room.snapshot({"pete": (NPC, 1, 1)}, looks=[b'{"appearance":"red"}'], epoch=0)
+            assert (await room.context("pete")).self.appearance == "red"
 
     async def test_too_many_entities(self) -> None:
         async with running(entities_max=3) as room:

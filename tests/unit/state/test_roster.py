@@ -164,7 +164,7 @@ async def test_changes_of_one_roster_do_not_cross() -> None:
 
 async def test_players_are_described_from_what_is_known() -> None:
     async with running() as room:
-        await room.snapshot(PAIR, names=["", "Ann"], details=[b"", b'{"description": "in green"}'])
+        await room.snapshot(PAIR, names=["", "Ann"], looks=[b"{}", b'{"description": "in green"}'])
         await room.roster(players=[type_pb2.PlayerProfile(id="eve", name="Eve")])
         assert await describe(room, "ann") == ("Ann: in green", "composed")
         assert (await describe(room, "ann", "elsewhere"))[1] == "unknown"

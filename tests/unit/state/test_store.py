@@ -53,7 +53,7 @@ async def test_what_failed_is_written_again_without_being_asked() -> None:
     async with running() as room:
         await room.snapshot(PAIR)
         await limit_pages(room, 1)
-        await room.snapshot(CROWD, details=[b"x" * 300] * len(CROWD))
+        await room.snapshot(CROWD, details=[b'"' + b"x" * 300 + b'"'] * len(CROWD))
         await limit_pages(room, 100_000)
         assert room.app.database.read("SELECT revision FROM world") == [(1,)]
         await asyncio.sleep(1.5)  # the saver's next round

@@ -1102,17 +1102,21 @@ class WatchNpcsRequest(_message.Message):
 
     TENANT_FIELD_NUMBER: _builtins.int
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
+    SPACING_MS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     resume_token: _builtins.str
+    spacing_ms: _builtins.int
+    """At least so long from one response to the next; what changes in between is coalesced. 0 = each at once."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         resume_token: _builtins.str = ...,
+        spacing_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["resume_token", b"resume_token", "spacing_ms", b"spacing_ms", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -125,6 +125,7 @@ class EntityColumns(_message.Message):
     ACTIONS_FIELD_NUMBER: _builtins.int
     LOCATIONS_FIELD_NUMBER: _builtins.int
     LAST_SEEN_FIELD_NUMBER: _builtins.int
+    LOOKS_FIELD_NUMBER: _builtins.int
     DETAILS_FIELD_NUMBER: _builtins.int
     kinds: _builtins.bytes
     """One byte a row: EntityKind. N bytes."""
@@ -137,6 +138,14 @@ class EntityColumns(_message.Message):
     max_health: _builtins.bytes
     last_seen: _builtins.bytes
     """When the game last saw the entity, unix seconds as float64; NaN = not known. 8N bytes or none."""
+    looks: _builtins.bytes
+    """What texts about the entity speak of, apart from the rest so that only its changes rewrite anybody's memory: one JSON
+    array of N objects {"appearance", "description"} of the public contract, or none.
+    """
+    details: _builtins.bytes
+    """The rest of the entity: one JSON array of N objects of the public contract (state, velocity, ...), or none. Both are
+    syntactically valid and together at most 4 KiB a row.
+    """
     @_builtins.property
     def ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Stable ids (npc id, player user id as decimal text). Unique within a snapshot. Required, N values."""
@@ -153,12 +162,6 @@ class EntityColumns(_message.Message):
     def locations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Location slug reported by the game; "" is not known. N values or none."""
 
-    @_builtins.property
-    def details(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """The rest of the entity as one JSON object of the public contract (appearance, description, state, velocity, ...),
-        syntactically valid, at most 4 KiB; empty = nothing more. N values or none.
-        """
-
     def __init__(
         self,
         *,
@@ -173,11 +176,12 @@ class EntityColumns(_message.Message):
         actions: _abc.Iterable[_builtins.str] | None = ...,
         locations: _abc.Iterable[_builtins.str] | None = ...,
         last_seen: _builtins.bytes = ...,
-        details: _abc.Iterable[_builtins.bytes] | None = ...,
+        looks: _builtins.bytes = ...,
+        details: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "details", b"details", "health", b"health", "ids", b"ids", "kinds", b"kinds", "last_seen", b"last_seen", "locations", b"locations", "max_health", b"max_health", "names", b"names", "x", b"x", "y", b"y", "z", b"z"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "details", b"details", "health", b"health", "ids", b"ids", "kinds", b"kinds", "last_seen", b"last_seen", "locations", b"locations", "looks", b"looks", "max_health", b"max_health", "names", b"names", "x", b"x", "y", b"y", "z", b"z"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
