@@ -106,10 +106,10 @@ def _numbers(entities: Sequence[PlainEntity]) -> array.array[float]:
         if any(entity.max_health is not None for entity in entities):
             raise TypeError
         numbers.extend([health.current for health in healths])  # type: ignore[union-attr] # AttributeError: see below
-        numbers.extend([health.max for health in healths])  # type: ignore[union-attr]
+        numbers.extend([health.max for health in healths])  # type: ignore[union-attr] # as above
     else:
         numbers.extend(healths)  # type: ignore[arg-type] # others raise TypeError
-        numbers.extend([entity.max_health for entity in entities])  # type: ignore[misc]
+        numbers.extend([entity.max_health for entity in entities])  # type: ignore[misc] # as above
     return numbers
 
 
@@ -126,8 +126,8 @@ def _cold(entities: Sequence[PlainEntity]) -> tuple[bytes, bytes] | None:
         healths = [entity.health for entity in entities]
         parts = (
             [health.state for health in healths],  # type: ignore[union-attr] # all alike: see _numbers
-            [health.isMoving for health in healths],  # type: ignore[union-attr]
-            [health.velocity for health in healths],  # type: ignore[union-attr]
+            [health.isMoving for health in healths],  # type: ignore[union-attr] # as above
+            [health.velocity for health in healths],  # type: ignore[union-attr] # as above
         )
         details = _array(parts, (b'"state":', b'"is_moving":', b'"velocity":'))
     else:

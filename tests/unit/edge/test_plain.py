@@ -45,7 +45,7 @@ class Opened(SnapshotReader):
 
     def __init__(self, plain: type[Any], opened: type[Any], **bounds: Any) -> None:
         super().__init__(plain, opened, **bounds)
-        self._plain = Never()  # type: ignore[assignment]
+        self._plain = Never()  # type: ignore[assignment] # it has what is called
 
 
 class Never:
