@@ -117,8 +117,29 @@ class Settings(BaseSettings):
 
     # -- runtimes --------------------------------------------------------------------------------------------------
     runtimes: str = Field(
-        "", description="Chain of runtimes, comma separated; empty = letta or openai when set, then offline."
+        "",
+        description="Chain of runtimes, comma separated: letta, openai, openai:NAME, cached, markov, canned, offline; "
+        "empty = letta and openai when set, then cached, markov, offline.",
     )
+    providers: str = Field(
+        "", description="OpenAI-compatible providers and budgets: a TOML or JSON file, or JSON (docs/runtimes.md)."
+    )
+    llm_provider: str = Field(
+        "",
+        validation_alias=AliasChoices("EARSHOT_LLM_PROVIDER", "LLM_PROVIDER"),
+        description="First of the chain when EARSHOT_RUNTIMES is empty: openai, letta or offline.",
+    )
+    first_sentence_s: float = Field(
+        2.0, gt=0, description="First words are wanted within this; then the next model is asked (G7)."
+    )
+    patience_s: float = Field(
+        8.0, gt=0, description="First words are waited for this long when only a degraded reply is left."
+    )
+    cache_ttl_s: float = Field(
+        300.0, ge=0, description="Replies of classes that a profile marks cacheable live so long."
+    )
+    daily_tokens: int = Field(0, ge=0, description="Tokens of one tenant per UTC day, then degraded; 0 = no limit.")
+    daily_usd: float = Field(0.0, ge=0, description="Estimated dollars of one tenant per UTC day; 0 = no limit.")
     letta_base_url: str = Field(
         "",
         validation_alias=AliasChoices("EARSHOT_LETTA_BASE_URL", "LETTA_BASE_URL"),
@@ -156,6 +177,10 @@ class Settings(BaseSettings):
     )
     prompt_price: float = Field(0.0, ge=0, description="Dollars per million prompt tokens, for the cost metric.")
     completion_price: float = Field(0.0, ge=0, description="Dollars per million completion tokens.")
+    vision: bool = Field(False, description="The OpenAI-compatible model sees pictures: players are described by it.")
+    context_tokens: int = Field(
+        0, ge=0, description="Context window of the OpenAI-compatible model; the prompt is fitted to it; 0 = not said."
+    )
     context_messages: int = Field(
         10,
         validation_alias=AliasChoices("EARSHOT_CONTEXT_MESSAGES", "CONTEXT_WINDOW_SIZE"),

@@ -111,6 +111,23 @@ class Metrics:
         self.runtime_seconds = histogram("earshot_runtime_seconds", "Calls to a runtime", SLOW, "runtime", "operation")
         self.runtime_tokens = counter("earshot_runtime_tokens_total", "Tokens", "runtime", "kind")
         self.runtime_cost = counter("earshot_runtime_cost_dollars_total", "Tokens at the set prices", "runtime")
+        self.replies = counter(
+            "earshot_replies_total", "Turns answered: mode model, or what the degraded reply is", "runtime", "mode"
+        )
+        self.tenant_tokens = counter("earshot_tenant_tokens_total", "Tokens by tenant", "tenant", "runtime", "kind")
+        self.tenant_cost = counter(
+            "earshot_tenant_cost_dollars_total", "Tokens at the set prices, by tenant", "tenant", "runtime"
+        )
+        self.budget_used = gauge(
+            "earshot_budget_used_ratio", "Share of the tenant's budget of the day that is used; 1 = spent", "tenant"
+        )
+        self.budget_refused = counter(
+            "earshot_budget_refused_total", "Model calls not made: the tenant's budget is spent", "tenant"
+        )
+        self.cache_hits = counter("earshot_cache_hits_total", "Cacheable lines by what the cache had", "kind")
+        self.markov_declined = counter(
+            "earshot_markov_declined_total", "Degraded turns for which Markov had no line", "reason"
+        )
         self.runtime_in_flight = gauge("earshot_runtime_in_flight", "Requests in flight to a runtime", "runtime")
         self.runtime_breaker = gauge(
             "earshot_runtime_breaker_open", "1 = the breaker is open, 0.5 = it probes, 0 = closed", "runtime"

@@ -54,6 +54,7 @@ class AgentRecord:
     generation: int = 0
     asked: bool = False
     cut: bool = False
+    turn: str = ""
     blocks: Mapping[str, Held] = field(default_factory=dict)
 
     @property

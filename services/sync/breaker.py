@@ -1,7 +1,8 @@
 """Circuit breaker of one endpoint: pure, time passed in (facts on operations; C11).
 
-A 10 s window; open when >= 10 calls and >= 50 % of them failed (5xx, timeout, connect: `RuntimeFault.trips`); open for
-5 s, doubling to 60 s, with jitter; then at most 2 probes, one at a time; both must pass.
+A 10 s window; open when >= 10 calls and >= 50 % of them failed (5xx, timeout, connect: `RuntimeFault.trips`), or when 5
+in a row did, however long that took (an NPC that is asked twice a minute should not wait for ten). Open for 5 s,
+doubling to 60 s, with jitter; then at most 2 probes, one at a time; both must pass.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Literal
 WINDOW_S = 10.0
 CALLS_MIN = 10
 FAILED_SHARE = 0.5
+IN_A_ROW = 5
 OPEN_MIN_S = 5.0
 OPEN_MAX_S = 60.0
 PROBES = 2
@@ -32,6 +34,7 @@ class Breaker:
 
     def __init__(self) -> None:
         self._calls: deque[tuple[float, bool]] = deque()
+        self._streak = 0
         self._open_until = 0.0
         self._open_s = OPEN_MIN_S
         self._opened = False
@@ -67,8 +70,10 @@ class Breaker:
         self._calls.append((now, failed))
         while self._calls and self._calls[0][0] < now - WINDOW_S:
             self._calls.popleft()
+        self._streak = self._streak + 1 if failed else 0
         failures = sum(1 for _, bad in self._calls if bad)
-        if len(self._calls) >= CALLS_MIN and failures >= FAILED_SHARE * len(self._calls):
+        many = len(self._calls) >= CALLS_MIN and failures >= FAILED_SHARE * len(self._calls)
+        if many or self._streak >= IN_A_ROW:
             self._open(now, jitter)
 
     def healed(self, now: float) -> None:
@@ -91,6 +96,7 @@ class Breaker:
             self._opened = False
             self._open_s = OPEN_MIN_S
             self._calls.clear()
+            self._streak = 0
 
     def _open(self, now: float, jitter: float) -> None:
         self._opened = True

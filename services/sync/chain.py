@@ -3,25 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from services.common.errors import BadInput
 from services.sync.context import Profile
 from services.sync.endpoint import Endpoint
 
-KINDS = ("letta", "openai", "offline")
+KINDS = ("letta", "openai", "cached", "markov", "canned", "offline")
+# They need no agent: what is said when no model answers (see `voices`).
+VOICES = frozenset(("cached", "markov", "canned"))
+AFTER_MODELS = ("cached", "markov", "offline")
 
 
-def names(setting: str, *, letta: bool, openai: bool) -> tuple[str, ...]:
-    """The default chain. Empty: what is configured, then offline as the last resort. Raises BadInput."""
-    chosen = tuple(dict.fromkeys(part.strip().lower() for part in setting.split(",") if part.strip()))
+def names(setting: Sequence[str], *, letta: bool, openai: Sequence[str]) -> tuple[str, ...]:
+    """The default chain. Empty: what is configured, then what needs no model. openai: endpoints. Raises BadInput."""
+    chosen = tuple(dict.fromkeys(part.strip().lower() for part in setting if part.strip()))
     for name in chosen:
-        if name not in KINDS:
-            raise BadInput(f"EARSHOT_RUNTIMES names an unknown runtime; known are {', '.join(KINDS)}")
+        if name not in KINDS and name not in openai:
+            known = ", ".join(dict.fromkeys((*KINDS, *openai)))
+            raise BadInput(f"EARSHOT_RUNTIMES names an unknown runtime; known are {known}")
     if "letta" in chosen and not letta:
         raise BadInput("EARSHOT_RUNTIMES names letta, which needs LETTA_BASE_URL")
+    if "openai" in chosen and not openai:
+        raise BadInput("EARSHOT_RUNTIMES names openai, which needs EARSHOT_OPENAI_BASE_URL or EARSHOT_PROVIDERS")
     if chosen:
-        return chosen
-    return (*(("letta",) if letta else ()), *(("openai",) if openai else ()), "offline")
+        # Blocks need somebody who holds them.
+        return chosen if any(name not in VOICES for name in chosen) else (*chosen, "offline")
+    models = (*(("letta",) if letta else ()), *(("openai",) if openai else ()))
+    return (*models, *AFTER_MODELS) if models else ("offline",)
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """One step of a chain: endpoints that share the load, or a voice (no endpoints)."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...] = ()
 
 
 class Chain:
@@ -29,15 +46,30 @@ class Chain:
 
     def __init__(self, endpoints: Mapping[str, Endpoint], default: Sequence[str]) -> None:
         self.endpoints = dict(endpoints)
-        self._default = tuple(endpoints[name] for name in default)
+        self.homes: dict[str, Endpoint] = {}
+        for endpoint in self.endpoints.values():
+            self.homes.setdefault(endpoint.home, endpoint)
+        self._default = self._tiers(default)
+        self._primary = next(tier.endpoints[0] for tier in self._default if tier.endpoints)
 
-    def of(self, profile: Profile) -> tuple[Endpoint, ...]:
-        """The profile's own chain as far as it is configured here, else the default. Never empty.
+    def of(self, profile: Profile) -> tuple[Tier, ...]:
+        """The profile's own chain as far as it is configured here, else the default. Never empty."""
+        return self._tiers(profile.runtimes) or self._default if profile.runtimes else self._default
 
-        A profile that names an existing agent starts where agents keep their own text.
-        """
-        own = tuple(self.endpoints[name] for name in profile.runtimes if name in self.endpoints)
-        return own or self._default
+    def primary(self, profile: Profile) -> Endpoint:
+        """Where its agent is kept fresh: the first of the chain that has agents."""
+        return next((tier.endpoints[0] for tier in self.of(profile) if tier.endpoints), self._primary)
 
-    def get(self, name: str) -> Endpoint | None:
-        return self.endpoints.get(name)
+    def home(self, name: str) -> Endpoint | None:
+        """Who reads and writes the agents that are kept under this name."""
+        return self.homes.get(name)
+
+    def _tiers(self, chosen: Sequence[str]) -> tuple[Tier, ...]:
+        return tuple(tier for name in dict.fromkeys(chosen) if (tier := self._tier(name)) is not None)
+
+    def _tier(self, name: str) -> Tier | None:
+        if name in VOICES:
+            return Tier(name)
+        group = tuple(one for one in self.endpoints.values() if name in (one.name, one.home))
+        exact = tuple(one for one in group if one.name == name and one.home != name)
+        return Tier(name, exact or group) if group else None

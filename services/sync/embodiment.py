@@ -17,6 +17,7 @@ from services.common.logs import get_logger
 from services.sync.agent import SUSPECT_S, AgentRecord
 from services.sync.blocks import Desired, digest
 from services.sync.endpoint import Endpoint
+from services.sync.prompt import UNHEARD
 from services.sync.runtimes.port import (
     AgentSpec,
     Block,
@@ -76,6 +77,7 @@ class Embodiment:
         self._now_ms = now_ms
         self._making = asyncio.Lock()
         self._turn = asyncio.Lock()
+        self._hold: TurnHold | None = None
         self._labels: dict[str, asyncio.Lock] = {}
         # A write that a killed process left behind may still land.
         self._suspect = {label: _now() + SUSPECT_S for label, held in record.blocks.items() if held.writing}
@@ -93,6 +95,11 @@ class Embodiment:
     @property
     def busy(self) -> bool:
         return self._turn.locked()
+
+    @property
+    def abandoned(self) -> bool:
+        """It still executes a turn that nobody waits for."""
+        return self._turn.locked() and self._hold is not None and self._hold.abandoned
 
     @property
     def writing(self) -> bool:
@@ -289,14 +296,17 @@ class Embodiment:
         return bool(self._unsettled)
 
     @asynccontextmanager
-    async def turn(self, timeout: float) -> AsyncIterator[TurnHold]:
-        """Hold the agent for one turn. Raises AgentBusy. The hold can be handed over to what outlives the caller."""
+    async def turn(self, wait: float) -> AsyncIterator[TurnHold]:
+        """Hold the agent for one turn; waits so many seconds for it. Raises AgentBusy.
+
+        The hold can be handed over to what outlives the caller.
+        """
         try:
-            async with asyncio.timeout(min(BUSY_WAIT_S, timeout / 2)):
+            async with asyncio.timeout(wait):
                 await self._turn.acquire()
         except TimeoutError as error:
             raise AgentBusy() from error
-        hold = TurnHold(self._turn)
+        hold = self._hold = TurnHold(self._turn)
         try:
             yield hold
         finally:
@@ -311,7 +321,8 @@ class Embodiment:
                 raise AgentBusy()
             if state is not TurnState.ABSENT:
                 # Executed, or given up on: whatever it said nobody heard.
-                self.record = replace(self.record, upto=max(self.record.upto, intent.upto), asked=True, cut=True)
+                upto = max(self.record.upto, intent.upto)
+                self.record = replace(self.record, upto=upto, asked=True, cut=True, turn=UNHEARD)
                 await self.endpoint.call(
                     "settle", lambda t: runtime.settle(agent_id, t), lane=Lane.HIGH, timeout=timeout
                 )
@@ -333,10 +344,12 @@ class Embodiment:
         """Durable before the turn is sent."""
         await self._store.open_turn(intent, first=first)
 
-    def end_turn(self, intent: Intent, *, executed: bool, cut: bool = False) -> None:
-        """The outcome is known."""
+    def end_turn(self, intent: Intent, *, executed: bool, cut: bool = False, heard: bool = True) -> None:
+        """The outcome is known. heard: what the log has of this turn is the agent's own."""
         if executed:
-            self.record = replace(self.record, upto=max(self.record.upto, intent.upto), asked=True, cut=cut)
+            turn = intent.turn_id if heard else UNHEARD
+            upto = max(self.record.upto, intent.upto)
+            self.record = replace(self.record, upto=upto, asked=True, cut=cut, turn=turn)
         self._store.close_turn(intent, self.record)
 
     async def begin_generation(self, generation: int, *, timeout: float) -> None:
@@ -348,7 +361,7 @@ class Embodiment:
         self._texts.clear()
         if record.asked:
             await self.forget_messages(timeout=timeout)
-        self.record = replace(self.record, generation=generation, upto=0, asked=False, cut=False)
+        self.record = replace(self.record, generation=generation, upto=0, asked=False, cut=False, turn="")
         await self._store.save_agent(self.record)
 
     async def forget_messages(self, *, timeout: float) -> None:
@@ -367,6 +380,7 @@ class TurnHold:
         self._lock = lock
         self._kept = False
         self._released = False
+        self.abandoned = False
 
     def keep(self) -> None:
         """Somebody else gives it back, by `release`."""

@@ -40,7 +40,7 @@ class Embodiments:
     def load(self) -> None:
         """Take over what the last process left: agents, confirmed digests, open turns, notes, deletions."""
         for record in self.store.load_agents():
-            endpoint = self.chain.get(record.runtime)
+            endpoint = self.chain.home(record.runtime)
             if endpoint is None:
                 continue  # not configured now; its agents wait for the day that it is again
             entry = self.entry(record.key)
@@ -65,9 +65,11 @@ class Embodiments:
 
     def embodiment(self, entry: Entry, endpoint: Endpoint) -> Embodiment:
         """The NPC's agent in this runtime; not made yet."""
-        if endpoint.name not in entry.agents:
-            entry.agents[endpoint.name] = self._embodiment(AgentRecord(entry.key, endpoint.name), endpoint)
-        return entry.agents[endpoint.name]
+        home = endpoint.home
+        if home not in entry.agents:
+            # Who reads and writes it need not be who is asked: endpoints of one home share it.
+            entry.agents[home] = self._embodiment(AgentRecord(entry.key, home), self.chain.home(home) or endpoint)
+        return entry.agents[home]
 
     # -- blocks and notes ---------------------------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
-"""One runtime as it is really called: with its breaker, its adaptive concurrency and its metrics (C11)."""
+"""One runtime as it is really called: breaker, adaptive concurrency, its key's allowance, latency (C11, G1)."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,28 +16,30 @@ from services.common import tracing
 from services.common.telemetry import Metrics
 from services.sync.breaker import Breaker, Ticket
 from services.sync.gate import Gate
+from services.sync.latency import Latency
+from services.sync.provider import Provider
+from services.sync.quota import REST_S, Quota
 from services.sync.runtimes.pace import paced
 from services.sync.runtimes.port import (
     Capabilities,
     Delta,
     Health,
+    Limits,
     RateLimited,
     Runtime,
     RuntimeFault,
+    TextDelta,
     TimedOut,
+    ToolCall,
     Unreachable,
-    UsageDelta,
 )
 from services.sync.schedule import Lane
 
 T = TypeVar("T")
 # A runtime keeps its own time; one that does not is stopped so much later.
 GRACE_S = 0.25
-# How long an endpoint rests after a 429 that does not say.
-REST_S = 1.0
-# Dollars per million prompt and completion tokens.
-Prices = tuple[float, float]
-FREE: Prices = (0.0, 0.0)
+# Models of one key whose allowances are known; profiles may name others than the provider's.
+MODELS_MAX = 64
 BREAKER = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
 
 
@@ -45,21 +48,34 @@ class Tripped(Unreachable):
 
 
 class Endpoint:
-    """Calls go through `call`, turns through `stream`; each has its own gate, so that slow turns hold up no write."""
+    """Calls go through `call`, turns through `stream`; each has its own gate, so that slow turns hold up no write.
+
+    home: the name that its agents are kept under; endpoints of one home share their agents.
+    """
 
     def __init__(
-        self, runtime: Runtime, concurrency: int, metrics: Metrics, rng: random.Random, prices: Prices = FREE
+        self,
+        runtime: Runtime,
+        concurrency: int,
+        metrics: Metrics,
+        rng: random.Random,
+        *,
+        home: str = "",
+        provider: Provider | None = None,
     ) -> None:
         self.runtime = runtime
-        self._prices = prices
+        self.provider = provider or Provider(runtime.name)
+        self.home = home or runtime.name
+        self.latency = Latency()
+        self.health = Health(True, "not checked yet")
         self._metrics = metrics
         self._rng = rng
         self._breaker = Breaker()
-        self.health = Health(True, "not checked yet")
         self._calls = Gate(concurrency)
         self._turns = Gate(concurrency)
         metrics.runtime_in_flight.labels(self.name).set_function(lambda: self.in_flight)
         metrics.runtime_breaker.labels(self.name).set_function(self._tripped)
+        self._quotas: dict[str, Quota] = {}
 
     @property
     def name(self) -> str:
@@ -73,6 +89,11 @@ class Endpoint:
     def in_flight(self) -> int:
         return self._calls.in_flight + self._turns.in_flight
 
+    @property
+    def cost(self) -> float:
+        """What another turn here costs in waiting: latency x load / weight."""
+        return self.latency.average * (self._turns.load + 1) / max(self.provider.weight, 1e-6)
+
     def breaker(self) -> Literal["closed", "open", "half_open"]:
         return self._breaker.state(_now())
 
@@ -80,10 +101,33 @@ class Endpoint:
         # Asked by whoever reads the metrics, perhaps from another thread: the loop's time is this clock.
         return BREAKER[self._breaker.state(time.monotonic())]
 
-    def retry_at(self, *, turn: bool = False) -> float:
-        """Loop time at which the next call (or turn) may go out; not later than now: at once."""
-        gate = self._turns if turn else self._calls
-        return max(self._breaker.retry_at(_now()), gate.closed_until())
+    def ready_at(self, model: str, tokens: float, now: float) -> float:
+        """Loop time at which a turn of so many tokens may be asked; `now` = at once. inf = never."""
+        return max(self.broken_until(now), self.quota(model).ready_at(tokens, now))
+
+    def broken_until(self, now: float) -> float:
+        """Loop time at which the breaker lets the next call through; `now` = at once."""
+        return self._breaker.retry_at(now)
+
+    def hold_ms(self) -> int:
+        """Until the provider's own model may be asked again."""
+        return round(min(max(self.quota().ready_at(1, _now()) - _now(), 0.0), 86_400.0) * 1000)
+
+    def p95_ms(self) -> int:
+        return round((self.latency.p95(_now()) or 0.0) * 1000)
+
+    def retry_at(self) -> float:
+        """Loop time at which the next call may go out; not later than now: at once."""
+        return max(self.broken_until(_now()), self._calls.closed_until())
+
+    def quota(self, model: str = "") -> Quota:
+        """The allowance of this key for a model, "" = the provider's own."""
+        quota = self._quotas.get(model)
+        if quota is None:
+            if len(self._quotas) >= MODELS_MAX:
+                self._quotas.pop(next(iter(self._quotas)))
+            quota = self._quotas[model] = self.provider.quota()
+        return quota
 
     async def check(self, timeout: float) -> Health:
         """Ask the runtime whether it is well; a good answer lets an open breaker probe at once."""
@@ -92,8 +136,21 @@ class Endpoint:
             self._breaker.healed(_now())
         return self.health
 
-    async def call(self, operation: str, step: Callable[[float], Awaitable[T]], *, lane: Lane, timeout: float) -> T:
-        """One call; `step` gets the seconds that are left. Raises RuntimeFault, Tripped when nothing was sent."""
+    async def call(
+        self,
+        operation: str,
+        step: Callable[[float], Awaitable[T]],
+        *,
+        lane: Lane,
+        timeout: float,
+        model: bool = False,
+    ) -> T:
+        """One call; `step` gets the seconds that are left. Raises RuntimeFault, Tripped when nothing was sent.
+
+        model: it asks the model. What Earshot holds itself is read and written at once, however the model fares.
+        """
+        if not (model or self.capabilities.remote):
+            return await self._local(operation, step, timeout)
         deadline = _now() + timeout
         async with self._calls.slot(lane, timeout):
             ticket = self._enter(operation)
@@ -115,31 +172,106 @@ class Endpoint:
                 raise fault from error
             finally:
                 self._leave(operation, started, ticket, fault, self._calls, ended=ended)
+                if isinstance(fault, RateLimited):
+                    self._calls.rest(fault.retry_after_s or REST_S)
+
+    async def _local(self, operation: str, step: Callable[[float], Awaitable[T]], timeout: float) -> T:
+        try:
+            async with asyncio.timeout(timeout + GRACE_S):
+                result = await step(timeout)
+        except TimeoutError as error:
+            raise TimedOut("no answer in time") from error
+        self._metrics.runtime_calls.labels(self.name, operation, "ok").inc()
+        return result
 
     async def stream(
-        self, operation: str, begin: Callable[[float], AsyncIterator[Delta]], *, timeout: float
+        self,
+        operation: str,
+        begin: Callable[[float], AsyncIterator[Delta]],
+        *,
+        timeout: float,
+        first_by: float = math.inf,
+        model: str = "",
+        tokens: float = 0.0,
     ) -> AsyncIterator[Delta]:
-        """A turn's deltas; `begin` gets the seconds that are left."""
+        """A turn's deltas; `begin` gets the seconds that are left. tokens: what it will cost, as far as one can tell.
+
+        It waits for the key's allowance when that fits, else raises RateLimited at once. first_by: loop time until
+        which its first words are waited for; later ones count as a failure, whoever still listens.
+        """
         deadline = _now() + timeout
-        async with self._turns.slot(Lane.HIGH, timeout):
-            ticket = self._enter(operation)
-            started = _now()
-            fault: RuntimeFault | None = None
-            ended = False
+        quota = self.quota(model)
+        while True:
+            await self._allowance(quota, tokens, min(deadline, first_by))
+            answered = False
             try:
-                left = max(deadline - started, 0.001)
-                deltas = paced(begin(left), left + GRACE_S)
-                async with aclosing(deltas):
-                    async for delta in deltas:
-                        if isinstance(delta, UsageDelta):
-                            self._count(delta)
-                        yield delta
-                ended = True
-            except RuntimeFault as error:
-                fault = error
-                raise
+                async with self._turns.slot(Lane.HIGH, max(min(deadline, first_by) - _now(), 0.001)):
+                    if quota.held_until > _now():
+                        continue  # a 429 came while it waited for the slot
+                    answered = True
+                    sent = self._stream(operation, begin, deadline, quota, tokens, first_by)
+                    async with aclosing(sent) as deltas:  # type: ignore[type-var]  # it is a generator
+                        async for delta in deltas:
+                            yield delta
+                return
             finally:
-                self._leave(operation, started, ticket, fault, self._turns, ended=ended)
+                if not answered:
+                    quota.give_back(tokens)
+
+    async def _allowance(self, quota: Quota, tokens: float, deadline: float) -> None:
+        """Take a call's place in the key's allowance, and wait for it."""
+        now = _now()
+        ready = quota.take(tokens, now)
+        try:
+            if ready > deadline:
+                raise RateLimited("the key's allowance is used up", min(ready - now, 3600.0))
+            if ready > now:
+                await asyncio.sleep(ready - now)
+        except BaseException:
+            quota.give_back(tokens)
+            raise
+
+    async def _stream(
+        self,
+        operation: str,
+        begin: Callable[[float], AsyncIterator[Delta]],
+        deadline: float,
+        quota: Quota,
+        tokens: float,
+        first_by: float,
+    ) -> AsyncIterator[Delta]:
+        fault: RuntimeFault | None = None
+        ended = counted = False
+        first: _FirstWords | None = None
+        started = _now()
+        try:
+            first = _FirstWords(self, self._enter(operation), first_by)
+            left = max(deadline - started, 0.001)
+            async with aclosing(paced(begin(left), left + GRACE_S)) as deltas:
+                async for delta in deltas:
+                    if not counted:
+                        counted = True
+                        quota.ended(tokens)
+                    if isinstance(delta, Limits):
+                        quota.learn(delta, _now())
+                        continue
+                    if isinstance(delta, TextDelta | ToolCall):
+                        first.came()
+                    yield delta
+            ended = True
+        except RuntimeFault as error:
+            fault = error
+            raise
+        finally:
+            if not counted:
+                quota.ended(tokens)
+            if isinstance(fault, RateLimited):
+                if fault.limits is not None:
+                    quota.learn(fault.limits, _now())
+                quota.rest(fault.retry_after_s, _now())
+            if first is not None:
+                first.over()
+                self._leave(operation, started, first.ticket, fault, self._turns, ended=ended)
 
     def _enter(self, operation: str) -> Ticket:
         ticket = self._breaker.allow(_now())
@@ -149,31 +281,64 @@ class Endpoint:
         return ticket
 
     def _leave(
-        self, operation: str, started: float, ticket: Ticket, fault: RuntimeFault | None, gate: Gate, *, ended: bool
+        self,
+        operation: str,
+        started: float,
+        ticket: Ticket | None,
+        fault: RuntimeFault | None,
+        gate: Gate,
+        *,
+        ended: bool,
     ) -> None:
+        """ticket None: its outcome is recorded already."""
         now = _now()
         outcome = "ok" if ended else type(fault).__name__.lower().lstrip("_") if fault is not None else "cancelled"
         self._metrics.runtime_calls.labels(self.name, operation, outcome).inc()
         self._metrics.runtime_seconds.labels(self.name, operation).observe(now - started)
         if fault is None and not ended:
-            self._breaker.release(ticket)
+            if ticket is not None:
+                self._breaker.release(ticket)
             return
-        self._breaker.record(now, ticket, failed=fault is not None and fault.trips, jitter=self._rng.random())
-        if isinstance(fault, RateLimited):
-            gate.aimd.slow_down()
-            gate.rest(fault.retry_after_s or REST_S)
-        elif isinstance(fault, TimedOut):
+        if ticket is not None:
+            self._breaker.record(now, ticket, failed=fault is not None and fault.trips, jitter=self._rng.random())
+        if isinstance(fault, RateLimited | TimedOut):
             gate.aimd.slow_down()
         elif fault is None:
             gate.aimd.succeeded()
 
-    def _count(self, usage: UsageDelta) -> None:
-        self._metrics.runtime_tokens.labels(self.name, "prompt").inc(usage.prompt_tokens)
-        self._metrics.runtime_tokens.labels(self.name, "completion").inc(usage.completion_tokens)
-        prompt, completion = self._prices
-        self._metrics.runtime_cost.labels(self.name).inc(
-            (usage.prompt_tokens * prompt + usage.completion_tokens * completion) / 1e6
-        )
+    def late(self, ticket: Ticket, waited_s: float) -> None:
+        """Its first words did not come in time."""
+        self._breaker.record(_now(), ticket, failed=True, jitter=self._rng.random())
+        self.latency.observe(waited_s, _now())
+        self._turns.aimd.slow_down()
+
+
+class _FirstWords:
+    """Waits for a turn's first words. Who is late has failed, although a stateful runtime may go on."""
+
+    def __init__(self, endpoint: Endpoint, ticket: Ticket, first_by: float) -> None:
+        self.ticket: Ticket | None = ticket
+        self._endpoint = endpoint
+        self._started = _now()
+        self._worded = False
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_at(first_by, self._late) if math.isfinite(first_by) else None
+
+    def came(self) -> None:
+        if not self._worded:
+            self._worded = True
+            self.over()
+            if self.ticket is not None:
+                self._endpoint.latency.observe(_now() - self._started, _now())
+
+    def over(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _late(self) -> None:
+        ticket, self.ticket = self.ticket, None
+        if ticket is not None:
+            self._endpoint.late(ticket, _now() - self._started)
 
 
 def _now() -> float:

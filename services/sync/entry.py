@@ -51,6 +51,8 @@ class Entry:
     turns: int = 0
     # Sampled snapshots whose changes wait.
     causes: list[str] = field(default_factory=list)
+    # Number of the newest line of the log that degraded mode has looked at; -1 = not known.
+    learnt: int = -1
 
     @property
     def agent(self) -> Embodiment | None:

@@ -15,15 +15,18 @@ from services.common.errors import EarshotError
 from services.common.logs import get_logger
 from services.sync.crew import Crew
 from services.sync.embodiment import LOOK_UP_S, Embodiment, TurnHold
+from services.sync.endpoint import Endpoint
+from services.sync.metering import Meter
 from services.sync.preparation import Prepared
+from services.sync.prompt import tokens
 from services.sync.runtimes.port import (
     Delta,
     RuntimeFault,
     TextDelta,
     ToolCall,
     ToolResult,
-    Turn,
     Unreachable,
+    UsageDelta,
 )
 from services.sync.store import Intent
 
@@ -42,8 +45,17 @@ class Exchange:
         hold: TurnHold,
         prepare: Callable[[], Awaitable[Prepared]],
         deadline: float,
+        endpoint: Endpoint,
+        first_by: float,
+        again: Callable[[], bool],
+        meter: Meter,
     ) -> None:
+        """endpoint: who is asked, of those that share the agent. again: whether a refused connection is tried again."""
         self._agent = agent
+        self._endpoint = endpoint
+        self._first_by = first_by
+        self._again = again
+        self._meter = meter
         self._hold = hold
         self._prepare = prepare
         self._deadline = deadline
@@ -54,6 +66,7 @@ class Exchange:
         self._received = False
         self._texted = False
         self._cut = False
+        self._heard = True
         self._task: asyncio.Task[None] | None = None
         self._begun_at = 0.0
         # Loop time at which the runtime is asked.
@@ -81,14 +94,19 @@ class Exchange:
         if not self._results.done():
             self._results.set_result(results)
 
-    def leave(self, *, complete: bool = False) -> None:
-        """Nobody listens any more; a stateless runtime is stopped. complete: what was said so far was heard."""
+    def leave(self, *, complete: bool = False, heard: bool = True) -> None:
+        """Nobody listens any more; a stateless runtime is stopped. complete: what was said so far was heard.
+
+        heard: anything of it was.
+        """
         if not self._listened:
             return
         self._listened = False
+        self._heard = heard
+        self._hold.abandoned = True
         self._cut = self._cut or (self._texted and not complete)
         self.answer(())
-        if not self._agent.endpoint.capabilities.stateful and self._task is not None and not self._task.done():
+        if not self._endpoint.capabilities.stateful and self._task is not None and not self._task.done():
             self._task.cancel()
 
     async def _run(self) -> None:
@@ -110,9 +128,9 @@ class Exchange:
 
     async def _send(self, prepared: Prepared) -> None:
         """Ask, and close the intent as soon as the outcome is known."""
-        intent, stateful = prepared.intent, self._agent.endpoint.capabilities.stateful
+        intent, stateful = prepared.intent, self._endpoint.capabilities.stateful
         try:
-            await self._ask(prepared.turn)
+            await self._ask(prepared)
         except RuntimeFault as fault:
             self._items.put_nowait(fault)
             if stateful and (fault.unknown or self._received):
@@ -128,47 +146,60 @@ class Exchange:
             self._agent.restore(intent)
             raise
         else:
-            self._agent.end_turn(intent, executed=True, cut=self._cut)
+            self._agent.end_turn(intent, executed=True, cut=self._cut, heard=self._heard)
             self._items.put_nowait(None)
 
-    async def _ask(self, turn: Turn) -> None:
-        runtime, agent_id = self._agent.endpoint.runtime, self._agent.agent_id
-        calls = await self._listen("send", lambda left: runtime.send(agent_id, turn, left))
+    async def _ask(self, prepared: Prepared) -> None:
+        runtime, agent_id, turn = self._endpoint.runtime, self._agent.agent_id, prepared.turn
+        calls = await self._listen("send", lambda left: runtime.send(agent_id, turn, left), prepared, self._first_by)
         if not calls:
             return
         given = {result.call.call_id: result for result in await self._results}
-        if not given and not self._agent.endpoint.capabilities.stateful:
+        if not given and not self._endpoint.capabilities.stateful:
             return
         results = [given.get(call.call_id) or ToolResult(call, "cancelled", ok=False) for call in calls]
-        await self._listen("answer", lambda left: runtime.answer(agent_id, turn, results, left))
+        await self._listen(
+            "answer", lambda left: runtime.answer(agent_id, turn, results, left), prepared, self._deadline
+        )
 
-    async def _listen(self, operation: str, begin: Callable[[float], AsyncIterator[Delta]]) -> list[ToolCall]:
+    async def _listen(
+        self, operation: str, begin: Callable[[float], AsyncIterator[Delta]], prepared: Prepared, first_by: float
+    ) -> list[ToolCall]:
         """Pass deltas on until the end; the tool calls of this stream. A refused connection is tried once more."""
         try:
-            return await self._once(operation, begin)
+            return await self._once(operation, begin, prepared, first_by)
         except Unreachable:
-            if self._received or self._left() < 2 * AGAIN_S:
+            if self._received or first_by - _now() < 2 * AGAIN_S or not self._again():
                 raise
         await asyncio.sleep(AGAIN_S)
-        return await self._once(operation, begin)
+        return await self._once(operation, begin, prepared, first_by)
 
-    async def _once(self, operation: str, begin: Callable[[float], AsyncIterator[Delta]]) -> list[ToolCall]:
+    async def _once(
+        self, operation: str, begin: Callable[[float], AsyncIterator[Delta]], prepared: Prepared, first_by: float
+    ) -> list[ToolCall]:
         calls: list[ToolCall] = []
-        stream = self._agent.endpoint.stream(operation, begin, timeout=self._left())
-        async with aclosing(stream) as deltas:  # type: ignore[type-var]  # it is a generator
-            async for delta in deltas:
-                self._received = True
-                if isinstance(delta, ToolCall):
-                    calls.append(delta)
-                elif isinstance(delta, TextDelta):
-                    self._texted = True
-                    self._cut = self._cut or not self._listened
-                if self._listened:
-                    self._items.put_nowait(delta)
+        stream = self._endpoint.stream(
+            operation, begin, timeout=self._left(), first_by=first_by, model=prepared.turn.model, tokens=prepared.tokens
+        )
+        spent = _Spent(self._meter, prepared, self._endpoint)
+        try:
+            async with aclosing(stream) as deltas:  # type: ignore[type-var]  # it is a generator
+                async for delta in deltas:
+                    self._received = True
+                    spent.take(delta)
+                    if isinstance(delta, ToolCall):
+                        calls.append(delta)
+                    elif isinstance(delta, TextDelta):
+                        self._texted = True
+                        self._cut = self._cut or not self._listened
+                    if self._listened:
+                        self._items.put_nowait(delta)
+        finally:
+            spent.over()
         return calls
 
     def _left(self) -> float:
-        return max(self._deadline - asyncio.get_running_loop().time(), 0.001)
+        return max(self._deadline - _now(), 0.001)
 
     async def _recover(self, intent: Intent) -> None:
         """Nobody knows what became of the turn: look it up now, else again before the agent is used next."""
@@ -177,6 +208,33 @@ class Exchange:
             await self._agent.settle(LOOK_UP_S)
         except (RuntimeFault, EarshotError) as error:
             _log.info("turn_unsettled", runtime=intent.runtime, error=type(error).__name__)
+
+
+class _Spent:
+    """What one call costs its tenant: as its answer says, else estimated; whoever listens."""
+
+    def __init__(self, meter: Meter, prepared: Prepared, endpoint: Endpoint) -> None:
+        self._meter = meter
+        self._tenant = prepared.intent.key.tenant
+        self._provider = endpoint.provider
+        self._model = endpoint.capabilities.model
+        self._promised = prepared.tokens
+        self._prompt = max(prepared.tokens - prepared.turn.max_tokens, 0)
+        self._told = False
+        self._said = 0
+        meter.promise(self._tenant, self._promised)
+
+    def take(self, delta: Delta) -> None:
+        if isinstance(delta, UsageDelta):
+            self._told = True
+            self._meter.add(self._tenant, self._provider, delta.prompt_tokens, delta.completion_tokens)
+        elif isinstance(delta, TextDelta):
+            self._said += len(delta.text)
+
+    def over(self) -> None:
+        self._meter.promise(self._tenant, -self._promised)
+        if self._model and self._said and not self._told:
+            self._meter.add(self._tenant, self._provider, self._prompt, tokens(" " * self._said))
 
 
 def _now() -> float:

@@ -27,6 +27,11 @@ class Gate:
     def in_flight(self) -> int:
         return self._in_flight
 
+    @property
+    def load(self) -> int:
+        """In flight and waiting."""
+        return self._in_flight + len(self._waiting)
+
     def closed_until(self) -> float:
         """Loop time until which the endpoint must not be called."""
         return self._closed_until

@@ -52,6 +52,7 @@ class Hearing:
     tools: tuple[ToolSpec, ...]
     progress: Progress
     endpoint: Endpoint
+    why: str = ""
     _model: str = field(default="", init=False)
     _asked_at: float = field(default=0.0, init=False)
 
@@ -183,7 +184,7 @@ class Hearing:
             outcome, progress.spent, self.endpoint.name, self._model,
             "" if self.endpoint.capabilities.model else self.endpoint.name,
             round((first - progress.started_at) * 1000) if first is not None else 0,
-            round((now - progress.started_at) * 1000),
+            round((now - progress.started_at) * 1000), "" if self.endpoint.capabilities.model else self.why,
         )  # fmt: skip
 
     def _traced(self, now: float) -> None:

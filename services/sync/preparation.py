@@ -12,19 +12,21 @@ from services.sync.agent import AgentRecord
 from services.sync.blocks import Desired
 from services.sync.context import Context, Place
 from services.sync.embodiment import Embodiment
+from services.sync.endpoint import Endpoint
 from services.sync.entry import Entry
 from services.sync.memory import news
 from services.sync.prompt import (
     INSTRUCTIONS,
-    Line,
     heard_of_last,
     messages,
     system_line,
+    tokens,
+    told,
     unseen,
     within_budget,
 )
 from services.sync.reconciler import Reconciler
-from services.sync.runtimes.port import Block, RuntimeFault, ToolSpec, Turn, Unreachable
+from services.sync.runtimes.port import Block, Message, RuntimeFault, ToolSpec, Turn, Unreachable
 from services.sync.schedule import Lane
 from services.sync.situation import about
 from services.sync.store import Intent
@@ -32,18 +34,21 @@ from services.sync.turn import Ask, BlockState, Progress, Started, scene_of
 
 # Longest wait for block writes before a turn; then their text goes with the turn.
 WRITE_S = 3.0
+# Of the room for history, at most so much for the summary of what came before.
+SUMMARY_SHARE = 0.25
 # A stateful agent that is seeded anew gets at most this many lines.
 SEED_LINES = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Ready to be sent. first: no other runtime was asked for this turn before."""
+    """Ready to be sent. first: no other runtime was asked for this turn before. tokens: about what it will cost."""
 
     turn: Turn
     intent: Intent
     first: bool
     started: Started
+    tokens: int
 
 
 @dataclass(slots=True)
@@ -54,10 +59,12 @@ class Preparation:
     ask: Ask
     entry: Entry
     agent: Embodiment
+    endpoint: Endpoint
     context: Context
     places: Sequence[Place]
     tools: tuple[ToolSpec, ...]
     progress: Progress
+    why: str = ""
     _began: float = field(default=0.0, init=False)
     _relaxed: bool = field(default=False, init=False)
     _news: tuple[str, ...] = field(default=(), init=False)
@@ -131,7 +138,8 @@ class Preparation:
             ask.key, ask.turn_id, record.runtime, record.agent_id, upto,
             self.reconciler.clock.now_ms() + round(self._left() * 1000),
         )  # fmt: skip
-        return Prepared(self._turn(record, inlined), intent, first, self._started(desired, inlined, written))
+        turn = self._turn(record, desired, inlined)
+        return Prepared(turn, intent, first, self._started(desired, inlined, written), _size(turn, desired))
 
     def _started(self, desired: Desired, inlined: tuple[Block, ...], written: tuple[str, ...]) -> Started:
         record = self.agent.record
@@ -148,41 +156,68 @@ class Preparation:
         metrics.freshness_seconds.observe(max(age_ms, 0) / 1000)
         metrics.freshness_revisions.observe(max(self.ask.min_revision - revision, 0))
         return Started(
-            revision, age_ms, states, record.runtime, bool(inlined), self.progress.read_ms,
+            revision, age_ms, states, self.endpoint.name, bool(inlined), self.progress.read_ms,
             round((_now() - self._began) * 1000),
-            "" if self.agent.endpoint.capabilities.model else self.agent.endpoint.name,
+            "" if self.endpoint.capabilities.model else self.endpoint.name,
+            "" if self.endpoint.capabilities.model else self.why,
         )  # fmt: skip
 
-    def _turn(self, record: AgentRecord, inlined: tuple[Block, ...]) -> Turn:
-        ask, settings, profile = self.ask, self.reconciler.settings, self.context.profile
-        stateful = self.agent.endpoint.capabilities.stateful
-        cut = heard_of_last(ask.lines, record.upto) if stateful and record.cut else None
+    def _turn(self, record: AgentRecord, desired: Desired, inlined: tuple[Block, ...]) -> Turn:
+        ask, settings, profile, provider = (
+            self.ask, self.reconciler.settings, self.context.profile, self.endpoint.provider
+        )  # fmt: skip
+        stateful = self.endpoint.capabilities.stateful
+        cut = heard_of_last(ask.lines, record.upto, record.turn) if stateful and record.cut else None
         system = system_line(
             ask.reason, speech=ask.speech, tools=bool(self.tools), inlined=inlined, cut=cut, news=self._news,
             about=about(self.context),
         )  # fmt: skip
+        most = _bounded(profile.settings.get("max_tokens"), provider.max_tokens or settings.max_tokens, 1, 4096)
+        warmth = settings.temperature if provider.temperature is None else provider.temperature
+        fixed = _fixed(desired, system, self.tools) + most
         return Turn(
             turn_id=ask.turn_id,
             instructions=INSTRUCTIONS,
             system=system,
-            messages=messages(self._lines(record, stateful), ask.reason, ask.happened),
+            messages=self._messages(record, stateful, fixed),
             tools=self.tools,
-            max_tokens=_bounded(profile.settings.get("max_tokens"), settings.max_tokens, 1, 4096),
-            temperature=_bounded(profile.settings.get("temperature"), settings.temperature, 0.0, 2.0),
+            max_tokens=most,
+            temperature=_bounded(profile.settings.get("temperature"), warmth, 0.0, 2.0),
             model=str(profile.settings.get("model") or ""),
             settings=profile.settings,
             scene=scene_of(self.context, ask, tuple(place.name for place in self.places)),
         )
 
-    def _lines(self, record: AgentRecord, stateful: bool) -> list[Line]:
-        settings = self.reconciler.settings
-        if not stateful:
-            return within_budget(self.ask.lines, most=settings.context_messages, budget=settings.history_tokens)
-        lines = unseen(self.ask.lines, record.upto) if record.asked else list(self.ask.lines)
-        return within_budget(lines, most=SEED_LINES, budget=settings.history_tokens)
+    def _messages(self, record: AgentRecord, stateful: bool, fixed: int) -> tuple[Message, ...]:
+        """What was said, within the budget. fixed: tokens of everything else in the prompt, and of the answer."""
+        settings, provider, ask = self.reconciler.settings, self.endpoint.provider, self.ask
+        lines = told(ask.lines)
+        if stateful:
+            lines = unseen(lines, record.upto, record.turn) if record.asked else lines
+            return messages(
+                within_budget(lines, most=SEED_LINES, budget=settings.history_tokens), ask.reason, ask.happened
+            )
+        room = settings.history_tokens
+        if window := provider.context_tokens or settings.context_tokens:
+            room = max(min(room, window - fixed), 0)
+        earlier = self.reconciler.summaries.text(ask.key, ask.generation, round(SUMMARY_SHARE * room))
+        room -= tokens(earlier)
+        most = provider.context_messages or settings.context_messages
+        return messages(within_budget(lines, most=most, budget=room), ask.reason, ask.happened, earlier)
 
     def _left(self) -> float:
         return max(self.ask.deadline - _now(), 0.001)
+
+
+def _fixed(desired: Desired, system: str, tools: Sequence[ToolSpec]) -> int:
+    """Tokens of what comes with every turn of an agent that Earshot keeps."""
+    shapes = sum(tokens(f"{tool.name} {tool.description} {dict(tool.parameters)}") for tool in tools)
+    return tokens(INSTRUCTIONS) + tokens(system) + sum(tokens(block.text) + 8 for block in desired.blocks) + shapes
+
+
+def _size(turn: Turn, desired: Desired) -> int:
+    said = sum(tokens(message.text) + 4 for message in turn.messages)
+    return _fixed(desired, turn.system, turn.tools) + said + turn.max_tokens
 
 
 N = TypeVar("N", int, float)

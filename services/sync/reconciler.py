@@ -27,6 +27,7 @@ from services.sync.reader import Change, StateReader
 from services.sync.runtimes.port import RuntimeFault
 from services.sync.schedule import Lane, due_at, schedules
 from services.sync.situation import vitals
+from services.sync.summary import Summaries
 from services.sync.urgency import LONGEST_S, WriteBudget, urgency
 
 # Time for one reconciliation in the background.
@@ -59,7 +60,9 @@ class Reconciler:
         clock: Clock,
         metrics: Metrics,
         rng: random.Random,
+        summaries: Summaries,
     ) -> None:
+        self.summaries = summaries
         self.settings = settings
         self.reader = reader
         self.agents = agents
@@ -232,8 +235,8 @@ class Reconciler:
         if context.closed:
             entry.dirty = None
             return None
-        endpoint = self.agents.chain.of(context.profile)[0]
-        entry.primary = endpoint.name
+        endpoint = self.agents.chain.primary(context.profile)
+        entry.primary = endpoint.home
         agent = self.agents.embodiment(entry, endpoint)
         desired = self.agents.render(entry, context, agent)
         if not agent.agent_id and not (entry.heard or context.heard or create):

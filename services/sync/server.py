@@ -3,26 +3,38 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
+from dataclasses import astuple
 
 from earshot.sync.v1 import sync_pb2_grpc
 
 from services.common.app import App
 from services.common.errors import BadInput
 from services.common.settings import Settings
-from services.sync.chain import Chain, names
+from services.sync.chain import AFTER_MODELS, Chain, names
+from services.sync.completions import Completions
 from services.sync.crew import Crew
 from services.sync.embodiments import Embodiments
 from services.sync.endpoint import Endpoint
+from services.sync.erasure import Erasure
+from services.sync.markov_store import MarkovStore
+from services.sync.metering import DAY_MS, Meter, Usage
+from services.sync.provider import Provider
+from services.sync.providers import GROUP, Configured, configured
 from services.sync.reader import StateReader
 from services.sync.reconciler import Reconciler
 from services.sync.refresh import Refresher
+from services.sync.reply_cache import ReplyCache
 from services.sync.runtimes.letta import LettaRuntime
+from services.sync.runtimes.local import LocalAgents, Shelf
 from services.sync.runtimes.offline import OfflineRuntime
 from services.sync.runtimes.openai import OpenAIRuntime
 from services.sync.runtimes.port import Rejected, Runtime
 from services.sync.servicer import SyncServicer
 from services.sync.store import SCHEMA, SyncStore
+from services.sync.summary import Summaries
 from services.sync.turns import Turns
+from services.sync.voices import Voices
 from services.sync.worker import Checks, Deletions, Informer
 
 SERVICE = "earshot.sync.v1.SyncService"
@@ -31,21 +43,40 @@ SERVICE = "earshot.sync.v1.SyncService"
 async def bind(app: App) -> None:
     """Serve SyncService; watch state; keep agents fresh; delete those whose world is gone."""
     settings = app.settings
-    default = names(settings.runtimes, letta=bool(settings.letta_base_url), openai=bool(settings.openai_base_url))
+    found = configured(settings)
+    default = default_chain(settings, found)
     store = SyncStore(app.open_store("sync", SCHEMA))
-    runtimes = {name: make_runtime(name, settings, store) for name in default}
-    await serve(app, store, runtimes, default)
+    await serve(app, store, make_runtimes(settings, found, store), default, found)
 
 
-async def serve(app: App, store: SyncStore, runtimes: dict[str, Runtime], default: tuple[str, ...]) -> None:
+def default_chain(settings: Settings, found: Configured) -> tuple[str, ...]:
+    """EARSHOT_RUNTIMES, else the file's chain, else LLM_PROVIDER before what is configured. Raises BadInput."""
+    chosen: tuple[str, ...] = tuple(settings.runtimes.split(",")) if settings.runtimes.strip() else found.chain
+    first = settings.llm_provider.strip().lower()
+    if not chosen and first:
+        chosen = (first, *AFTER_MODELS) if first != "offline" else (first,)
+    known = [provider.name for provider in found.providers]
+    return names(chosen, letta=bool(settings.letta_base_url), openai=known)
+
+
+async def serve(
+    app: App,
+    store: SyncStore,
+    runtimes: Mapping[str, Runtime],
+    default: tuple[str, ...],
+    found: Configured | None = None,
+) -> None:
     """The room over these runtimes: what `bind` does with the configured ones."""
-    settings, rng = app.settings, random.Random()
+    settings, rng, found = app.settings, random.Random(), found or Configured()
     app.calls("state")
-    prices = (settings.prompt_price, settings.completion_price)
+    providers = {provider.name: provider for provider in found.providers}
     endpoints = {
-        name: Endpoint(runtime, settings.runtime_concurrency, app.metrics, rng, prices)
+        name: Endpoint(
+            runtime, settings.runtime_concurrency, app.metrics, rng,
+            home=GROUP if name in providers else "", provider=providers.get(name) or _priced(name, settings),
+        )
         for name, runtime in runtimes.items()
-    }
+    }  # fmt: skip
     for name, runtime in runtimes.items():
         app.on_close(f"sync.runtime.{name}", runtime.close)
     crew = Crew()
@@ -54,9 +85,19 @@ async def serve(app: App, store: SyncStore, runtimes: dict[str, Runtime], defaul
     reader = StateReader(app.channels.to("state"), app.clock)
     agents = Embodiments(settings, store, chain, app.clock, app.metrics)
     agents.load()
-    reconciler = Reconciler(settings, reader, agents, crew, app.clock, app.metrics, rng)
+    used = [Usage(*row) for row in store.load_usage(app.clock.now_ms() // DAY_MS)]
+    meter = Meter(
+        found.budgets, used, app.clock.now_ms, app.metrics, keep=lambda usage: store.keep_usage(*astuple(usage))
+    )
+    completions = Completions(chain, meter)
+    summaries = Summaries(store, completions, crew)
+    reconciler = Reconciler(settings, reader, agents, crew, app.clock, app.metrics, rng, summaries)
     deletions = Deletions(agents)
-    servicer = SyncServicer(reconciler, Turns(reconciler), Refresher(reconciler, deletions), chain, settings, app.clock)
+    voices = Voices(MarkovStore(store.database), ReplyCache(settings.cache_ttl_s), app.metrics)
+    turns = Turns(reconciler, voices, meter, rng)
+    refresher = Refresher(reconciler)
+    erasure = Erasure(reconciler, deletions, voices, turns.replays)
+    servicer = SyncServicer(reconciler, turns, refresher, erasure, completions, chain, settings, app.clock)
     app.add(sync_pb2_grpc.add_SyncServiceServicer_to_server, servicer, SERVICE)
     app.worker("sync.informer", Informer(reconciler).run)
     app.worker("sync.reconciler", reconciler.run)
@@ -64,22 +105,34 @@ async def serve(app: App, store: SyncStore, runtimes: dict[str, Runtime], defaul
     app.worker("sync.checks", Checks(reconciler).run)
 
 
-def make_runtime(name: str, settings: Settings, store: SyncStore) -> Runtime:
-    """The runtime of that name as configured. Raises BadInput."""
-    match name:
-        case "letta":
-            try:
-                return LettaRuntime(
-                    settings.letta_base_url,
-                    settings.letta_api_key,
-                    model=settings.letta_model,
-                    embedding=settings.letta_embedding,
-                    max_tokens=settings.max_tokens,
-                    temperature=settings.temperature,
-                )
-            except Rejected as error:
-                raise BadInput(error.message) from error
-        case "openai":
-            return OpenAIRuntime(settings.openai_base_url, settings.openai_api_key, settings.openai_model, shelf=store)
-        case _:
-            return OfflineRuntime(store)
+def _priced(name: str, settings: Settings) -> Provider:
+    return Provider(name, price_prompt=settings.prompt_price, price_completion=settings.completion_price)
+
+
+def make_runtimes(settings: Settings, found: Configured, shelf: Shelf) -> dict[str, Runtime]:
+    """Every runtime that is configured, by name: a profile's chain may name any of them. Raises BadInput."""
+    made: dict[str, Runtime] = {}
+    if settings.letta_base_url:
+        made["letta"] = _letta(settings)
+    # One home: an agent's blocks are written once, whichever of them is asked.
+    agents = LocalAgents(GROUP, shelf) if found.providers else None
+    for provider in found.providers:
+        made[provider.name] = OpenAIRuntime(
+            provider.base_url, provider.api_key, provider.model, name=provider.name, agents=agents
+        )
+    made["offline"] = OfflineRuntime(shelf)
+    return made
+
+
+def _letta(settings: Settings) -> Runtime:
+    try:
+        return LettaRuntime(
+            settings.letta_base_url,
+            settings.letta_api_key,
+            model=settings.letta_model,
+            embedding=settings.letta_embedding,
+            max_tokens=settings.max_tokens,
+            temperature=settings.temperature,
+        )
+    except Rejected as error:
+        raise BadInput(error.message) from error

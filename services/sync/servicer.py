@@ -10,16 +10,17 @@ from earshot.sync.v1 import sync_pb2, sync_pb2_grpc
 from earshot.type.v1 import type_pb2
 
 from services.common.clock import Clock
-from services.common.errors import BadInput, EarshotError, TooLarge, Unavailable, to_status
+from services.common.errors import BadInput, EarshotError, TooLarge, to_status
 from services.common.settings import Settings
 from services.sync.chain import Chain
+from services.sync.completions import Completions
 from services.sync.context import Key
 from services.sync.entry import Entry
+from services.sync.erasure import Erasure
 from services.sync.prompt import Line, Reason
 from services.sync.reader import key_from, to_proto
 from services.sync.reconciler import Reconciler
 from services.sync.refresh import Freshness, Refreshed, Refresher, states
-from services.sync.runtimes.port import RuntimeFault
 from services.sync.schedule import Lane
 from services.sync.turn import Acted, Ask, BlockState, Ended, Event, Finished, Spoken, Started
 from services.sync.turns import Turns
@@ -53,11 +54,21 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
     """Deadlines are the calls' own."""
 
     def __init__(
-        self, reconciler: Reconciler, turns: Turns, refresher: Refresher, chain: Chain, settings: Settings, clock: Clock
+        self,
+        reconciler: Reconciler,
+        turns: Turns,
+        refresher: Refresher,
+        erasure: Erasure,
+        completions: Completions,
+        chain: Chain,
+        settings: Settings,
+        clock: Clock,
     ) -> None:
         self._reconciler = reconciler
         self._turns = turns
         self._refresher = refresher
+        self._erasure = erasure
+        self._completions = completions
         self._chain = chain
         self._settings = settings
         self._clock = clock
@@ -116,29 +127,20 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
             raise BadInput("text or image_url is needed")
         if len(request.text) + len(request.system) > TEXT_MAX:
             raise TooLarge(f"at most {TEXT_MAX} characters of text")
-        timeout = _within(context.time_remaining())
-        failed: RuntimeFault | None = None
-        for endpoint in self._chain.endpoints.values():
-            if not endpoint.capabilities.completes:
-                continue
-            runtime, most = endpoint.runtime, min(request.max_tokens or self._settings.max_tokens, 4096)
-            try:
-                answer = await endpoint.call(
-                    "complete",
-                    lambda left: runtime.complete(request.system, request.text, request.image_url, most, left),  # noqa: B023 - called at once
-                    lane=Lane.MEDIUM,
-                    timeout=timeout,
-                )
-            except RuntimeFault as fault:
-                failed = fault
-                continue
-            usage = sync_pb2.Usage(
-                prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens, runtime_calls=1
-            )
-            return sync_pb2.CompleteResponse(text=answer.text, usage=usage, runtime=endpoint.name)
-        if failed is not None:
-            raise Unavailable("the completion failed", reason="RUNTIME_FAILED") from failed
-        raise Unavailable("no runtime here runs completions", reason="NO_COMPLETION_RUNTIME", retryable=False)
+        done = await self._completions.run(
+            request.tenant,
+            request.system,
+            request.text,
+            request.image_url,
+            most=min(request.max_tokens or self._settings.max_tokens, 4096),
+            lane=Lane.MEDIUM,
+            timeout=_within(context.time_remaining()),
+        )
+        answer = done.completion
+        usage = sync_pb2.Usage(
+            prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens, runtime_calls=1
+        )
+        return sync_pb2.CompleteResponse(text=answer.text, usage=usage, runtime=done.runtime)
 
     async def GetSyncStatus(
         self, request: sync_pb2.GetSyncStatusRequest, context: Any
@@ -157,6 +159,9 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
                 detail=endpoint.health.detail,
                 in_flight=endpoint.in_flight,
                 breaker=endpoint.breaker(),
+                hold_ms=endpoint.hold_ms(),
+                p95_ms=endpoint.p95_ms(),
+                model=endpoint.provider.model,
             )
             for endpoint in self._chain.endpoints.values()
         ]
@@ -186,13 +191,19 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
         )
 
     async def ErasePlayer(self, request: sync_pb2.ErasePlayerRequest, context: Any) -> sync_pb2.ErasePlayerResponse:
-        if not request.tenant or not request.player_id:
-            raise BadInput("tenant and player_id are needed")
+        lines = bool(request.texts or request.turn_ids)
+        if not request.tenant or bool(request.player_id) == lines:
+            raise BadInput("tenant is needed, and either player_id or texts and turn_ids")
+        if len(request.texts) + len(request.turn_ids) > LINES_MAX:
+            raise TooLarge(f"at most {LINES_MAX} texts and turns a call")
         keys = [_key(npc) for npc in request.npcs]
         if any(key.tenant != request.tenant for key in keys):
             raise BadInput("an NPC of another tenant")
-        timeout = _within(context.time_remaining()) * 0.9
-        receipts = await self._refresher.erase(request.tenant, request.player_id, keys, timeout)
+        if lines:
+            receipts = await self._erasure.forget_lines(request.tenant, request.texts, request.turn_ids, keys)
+        else:
+            timeout = _within(context.time_remaining()) * 0.9
+            receipts = await self._erasure.erase(request.tenant, request.player_id, keys, timeout)
         return sync_pb2.ErasePlayerResponse(
             receipts=[
                 type_pb2.ErasureReceipt(store=one.store, removed=one.removed, not_erasable=one.not_erasable)

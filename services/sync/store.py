@@ -17,6 +17,7 @@ from services.common.ownership import Fence
 from services.common.store import Database
 from services.sync.agent import AgentRecord, Held, key_of
 from services.sync.context import Key
+from services.sync.markov_store import SCHEMA as MARKOV
 from services.sync.notes import Note
 from services.sync.runtimes.local import LocalAgent
 
@@ -42,9 +43,19 @@ SCHEMA = (
        name TEXT NOT NULL) WITHOUT ROWID""",
     """CREATE TABLE IF NOT EXISTS local_block (agent_id TEXT, label TEXT, text TEXT NOT NULL,
        PRIMARY KEY (agent_id, label)) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS summary (tenant TEXT, world TEXT, npc TEXT, generation INTEGER NOT NULL,
+       upto INTEGER NOT NULL, text TEXT NOT NULL, PRIMARY KEY (tenant, world, npc)) WITHOUT ROWID""",
+    """CREATE TABLE IF NOT EXISTS usage (tenant TEXT, day INTEGER, tokens INTEGER NOT NULL, usd REAL NOT NULL,
+       PRIMARY KEY (tenant, day)) WITHOUT ROWID""",
+    # The last turn that the agent answered and somebody heard.
+    """CREATE TABLE IF NOT EXISTS spoke (tenant TEXT, world TEXT, npc TEXT, runtime TEXT, turn_id TEXT NOT NULL,
+       PRIMARY KEY (tenant, world, npc, runtime)) WITHOUT ROWID""",
+    *MARKOV,
 )
 # Ended turns are remembered this long, so that a repeated id is refused.
 TURNS_KEPT_MS = 24 * 3600 * 1000
+# Days of usage that are kept.
+USAGE_DAYS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +92,11 @@ class SyncStore:
     async def _durable(self, key: Key, work: Callable[[sqlite3.Connection], Any]) -> Any:
         return await self._database.write(work, fence=self._fence(key))
 
+    @property
+    def database(self) -> Database:
+        """What other tables of this room are kept in too."""
+        return self._database
+
     async def purge(self) -> None:
         """Leave nothing of what was deleted in the file or its log. Raises Unavailable STORE_BUSY: try again."""
         await self._database.purge()
@@ -92,9 +108,10 @@ class SyncStore:
         blocks: dict[tuple[Key, str], dict[str, Held]] = {}
         for row in self._database.read("SELECT * FROM block"):
             blocks.setdefault((Key(*row[:3]), row[3]), {})[row[4]] = Held(row[5], row[6], row[7], bool(row[8]))
+        spoke = {(Key(*row[:3]), row[3]): str(row[4]) for row in self._database.read("SELECT * FROM spoke")}
         return [
             AgentRecord(Key(*row[:3]), row[3], row[4], bool(row[5]), row[6], row[7], bool(row[8]), bool(row[9]),
-                        blocks.get((Key(*row[:3]), row[3]), {}))
+                        spoke.get((Key(*row[:3]), row[3]), ""), blocks.get((Key(*row[:3]), row[3]), {}))
             for row in self._database.read("SELECT * FROM agent")
         ]  # fmt: skip
 
@@ -136,8 +153,11 @@ class SyncStore:
 
     # -- turns -----------------------------------------------------------------------------------------------------
 
-    async def open_turn(self, intent: Intent, *, first: bool) -> None:
-        """Durable before the turn is sent. Raises Conflict TURN_EXECUTED when `first` and the id was ever used."""
+    async def open_turn(self, intent: Intent, *, first: bool, ended: bool = False) -> None:
+        """Durable before the turn is sent. Raises Conflict TURN_EXECUTED when `first` and the id was ever used.
+
+        ended: nobody is asked who would have to be looked up.
+        """
         key = intent.key
 
         def work(connection: sqlite3.Connection) -> None:
@@ -149,9 +169,9 @@ class SyncStore:
             ):
                 raise Conflict("this turn was executed before", reason="TURN_EXECUTED")
             connection.execute(
-                "INSERT OR REPLACE INTO intent VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1)",
+                "INSERT OR REPLACE INTO intent VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (key.tenant, intent.turn_id, intent.runtime, key.world, key.npc, intent.agent_id, intent.upto,
-                 intent.deadline_ms),
+                 intent.deadline_ms, not ended),
             )  # fmt: skip
 
         await self._durable(key, work)
@@ -168,6 +188,9 @@ class SyncStore:
                 "UPDATE agent SET upto = ?, generation = ?, asked = ?, cut = ? "
                 "WHERE tenant = ? AND world = ? AND npc = ? AND runtime = ?",
                 (record.upto, record.generation, record.asked, record.cut, *record.key, record.runtime),
+            )
+            connection.execute(
+                "INSERT OR REPLACE INTO spoke VALUES (?, ?, ?, ?, ?)", (*record.key, record.runtime, record.turn)
             )
 
         return self._database.submit(work, fence=self._fence(intent.key))
@@ -202,6 +225,41 @@ class SyncStore:
             connection.executemany("INSERT INTO note VALUES (?,?,?,?,?,?,?,?,?)", rows)
 
         await self._durable(key, work)
+
+    # -- summaries and usage ---------------------------------------------------------------------------------------
+
+    def load_summaries(self) -> list[tuple[Key, int, int, str]]:
+        """(NPC, generation, number of the last line in it, text)."""
+        rows = self._database.read("SELECT tenant, world, npc, generation, upto, text FROM summary")
+        return [(Key(*row[:3]), row[3], row[4], row[5]) for row in rows]
+
+    async def keep_summary(self, key: Key, generation: int, upto: int, text: str) -> None:
+        await self._database.write(
+            lambda c: c.execute(
+                "INSERT OR REPLACE INTO summary VALUES (?, ?, ?, ?, ?, ?)", (*key, generation, upto, text)
+            ),
+            durable=False,
+            fence=self._fence(key),
+        )
+
+    async def drop_summary(self, key: Key) -> None:
+        await self._durable(
+            key, lambda c: c.execute("DELETE FROM summary WHERE tenant = ? AND world = ? AND npc = ?", key)
+        )
+
+    def load_usage(self, day: int) -> list[tuple[str, int, int, float]]:
+        """(tenant, day, tokens, dollars) of that day."""
+        rows = self._database.read("SELECT tenant, day, tokens, usd FROM usage WHERE day = ?", (day,))
+        return [(row[0], row[1], row[2], row[3]) for row in rows]
+
+    def keep_usage(self, tenant: str, day: int, tokens: int, usd: float) -> None:
+        """Soft: memory counts, this is for after a restart. Days before are dropped."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("INSERT OR REPLACE INTO usage VALUES (?, ?, ?, ?)", (tenant, day, tokens, usd))
+            connection.execute("DELETE FROM usage WHERE day < ?", (day - USAGE_DAYS,))
+
+        self._database.submit(work, durable=False)
 
     # -- local agents (Shelf) --------------------------------------------------------------------------------------
 
@@ -274,6 +332,7 @@ def _release(connection: sqlite3.Connection, record: AgentRecord) -> list[Deleti
     key = (*record.key, record.runtime)
     connection.execute(f"DELETE FROM agent {where}", key)
     connection.execute(f"DELETE FROM block {where}", key)
+    connection.execute(f"DELETE FROM spoke {where}", key)
     connection.execute(f"UPDATE intent SET open = 0 {where}", key)
     if record.adopted:
         return []

@@ -93,7 +93,7 @@ class Deletions:
 
         Answers how many there were.
         """
-        endpoint = self._agents.chain.get(deletion.runtime)
+        endpoint = self._agents.chain.home(deletion.runtime)
         if endpoint is None:
             raise RuntimeFault("this runtime is not configured now")
         runtime, tag = endpoint.runtime, tag_of(deletion.key)
@@ -138,7 +138,7 @@ class Checks:
                     if not health.ok:
                         _log.info("runtime_unwell", runtime=name, detail=health.detail)
                     elif was_open:
-                        self._reconciler.back(name)
+                        self._reconciler.back(endpoint.home)
             if _now() - pruned > PRUNE_EVERY_S:
                 pruned = _now()
                 await self._reconciler.agents.store.prune(self._reconciler.clock.now_ms())

@@ -432,11 +432,14 @@ async def test_openai_learns_which_parameters_an_endpoint_refuses() -> None:
         runtime = OpenAIRuntime(fake.base_url, "", "m")
         agent_id = await runtime.create_agent(AgentSpec("tag", "n", ""), 1.0)
         turn = Turn("t", "", "", (Message(Role.USER, "SAY:fine"),), max_tokens=77)
-        with pytest.raises(Rejected):
-            await Stage.collect(runtime.send(agent_id, turn, 5.0))  # one try more, and no third
         said = await Stage.collect(runtime.send(agent_id, turn, 5.0))
         assert said.text == "fine"
         assert fake.requests[-1]["max_completion_tokens"] == 77
+        assert runtime.refused == {"max_tokens", "temperature"}
+        # What it learnt it does not try again.
+        before = fake.stats["chat"]
+        await Stage.collect(runtime.send(agent_id, turn, 5.0))
+        assert fake.stats["chat"] == before + 1
         await runtime.close()
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
+from services.sync.runtimes.chat_stream import ANSWER_MAX, ChatReading, Thoughts
 from services.sync.runtimes.local import LocalAgents, NoShelf, Shelf
 from services.sync.runtimes.pace import paced, within
 from services.sync.runtimes.port import (
@@ -17,46 +18,31 @@ from services.sync.runtimes.port import (
     Capabilities,
     Completion,
     Delta,
-    End,
     Garbled,
     Health,
+    Missing,
     Rejected,
     RuntimeFault,
-    TextDelta,
-    ToolCall,
     ToolResult,
     Turn,
     TurnState,
-    UsageDelta,
 )
-from services.sync.runtimes.stainless import fault_of
+from services.sync.runtimes.stainless import fault_of, limits_of
 
 DEFAULT_BASE_URL = "https://api.openai.com/v1"
-# Characters of one answer; more is a broken server.
-ANSWER_MAX = 32_768
+# What a server says when the prompt does not fit its window.
+_TOO_LONG = re.compile(
+    r"context_length_exceeded|exceed_context_size|maximum context length|exceeds? the (available )?context",
+    re.IGNORECASE,
+)
+# What a server says that has no tools, or none for this model.
+_NO_TOOLS = re.compile(
+    r"does not support tools|tool choice requires|tools? (is|are) not supported|--jinja", re.IGNORECASE
+)
+# Parameters that one call may find refused.
+LEARN_MAX = 4
 # Profile settings that are passed on to the endpoint.
 PASSED = ("top_p", "presence_penalty", "frequency_penalty", "seed", "stop", "reasoning_effort")
-
-
-@dataclass(slots=True)
-class _Gathered:
-    """Tool calls arrive in pieces, by index."""
-
-    calls: dict[int, list[str]] = field(default_factory=dict)
-
-    def add(self, piece: Any) -> None:
-        entry = self.calls.setdefault(piece.index or 0, ["", "", ""])
-        entry[0] += piece.id or ""
-        if piece.function is not None:
-            entry[1] += piece.function.name or ""
-            entry[2] += piece.function.arguments or ""
-
-    def whole(self) -> list[ToolCall]:
-        return [
-            ToolCall(call_id or f"call_{index}", name, arguments)
-            for index, (call_id, name, arguments) in sorted(self.calls.items())
-            if name
-        ]
 
 
 def _load() -> ModuleType:
@@ -72,13 +58,21 @@ class OpenAIRuntime:
     capabilities = Capabilities(stateful=False, remote=False, completes=True)
 
     def __init__(
-        self, base_url: str, api_key: str, model: str, *, name: str = "openai", shelf: Shelf | None = None
+        self,
+        base_url: str,
+        api_key: str,
+        model: str,
+        *,
+        name: str = "openai",
+        shelf: Shelf | None = None,
+        agents: LocalAgents | None = None,
     ) -> None:
+        """agents: those that several endpoints share; by default its own, kept by `shelf`."""
         self.name = name
         self._base_url = base_url or DEFAULT_BASE_URL
         self._api_key = api_key or "none"  # servers on one's own machine want none; the SDK wants some text
         self._model = model
-        self._agents = LocalAgents(name, shelf or NoShelf())
+        self._agents = agents or LocalAgents(name, shelf or NoShelf())
         self._sdk: ModuleType | None = None
         self._client: Any = None
         self._opening = asyncio.Lock()
@@ -139,39 +133,34 @@ class OpenAIRuntime:
         except RuntimeFault:
             raise
         except Exception as error:
-            raise fault_of(error, sdk) from error
+            raise _fault(error, sdk) from error
 
     async def _stream(
         self, client: Any, sdk: ModuleType, request: dict[str, Any], timeout: float
     ) -> AsyncIterator[Delta]:
-        try:
-            response = await client.chat.completions.create(**self._fitted(request), timeout=timeout)
-        except sdk.BadRequestError as error:
-            if not self._learn(error):
-                raise
-            response = await client.chat.completions.create(**self._fitted(request), timeout=timeout)
-        gathered, length, model, ended = _Gathered(), 0, "", False
+        response = await self._opened(client, sdk, request, timeout)
+        if (limits := limits_of(response.response.headers)) is not None:
+            yield limits
+        reading = ChatReading()
         async with response:
             async for chunk in response:
-                model = chunk.model or model
-                if chunk.usage is not None:
-                    yield UsageDelta(chunk.usage.prompt_tokens or 0, chunk.usage.completion_tokens or 0)
-                for choice in chunk.choices or ():
-                    text = choice.delta.content or ""
-                    length += len(text)
-                    if length > ANSWER_MAX:
-                        raise Garbled("the answer is too large")
-                    if text:
-                        yield TextDelta(text)
-                    for piece in choice.delta.tool_calls or ():
-                        gathered.add(piece)
-                    ended = ended or choice.finish_reason is not None
-        calls = gathered.whole()
-        if not ended and not length and not calls:
-            raise Garbled("the answer is no completion")
-        for call in calls:
-            yield call
-        yield End(model, tools=bool(calls))
+                for delta in reading.take(chunk):
+                    yield delta
+        for delta in reading.finish():
+            yield delta
+
+    async def _opened(self, client: Any, sdk: ModuleType, request: dict[str, Any], timeout: float) -> Any:
+        """The stream. What a server refuses is left out and asked once more; a prompt too long for it is halved."""
+        for _ in range(LEARN_MAX):
+            try:
+                return await client.chat.completions.create(**self._fitted(request), timeout=timeout)
+            except sdk.BadRequestError as error:
+                shorter = _halved(request) if _TOO_LONG.search(_said(error)) else None
+                if shorter is not None:
+                    request = shorter
+                elif not self._learn(error):
+                    raise
+        return await client.chat.completions.create(**self._fitted(request), timeout=timeout)
 
     def _request(self, turn: Turn, blocks: dict[str, str], results: Sequence[ToolResult]) -> dict[str, Any]:
         """The request's body. One system message, first: chat templates of local servers refuse another."""
@@ -220,13 +209,21 @@ class OpenAIRuntime:
         return fitted
 
     def _learn(self, error: Any) -> bool:
-        """Newer models refuse `max_tokens` or a temperature, older servers `stream_options`; True = try once more."""
-        text = str(error.body or error.message)
+        """Newer models refuse `max_tokens` or a temperature, older servers `stream_options` or tools; True = again."""
+        text = _said(error)
+        if _NO_TOOLS.search(text) and "tools" not in self._refused:
+            self._refused.add("tools")
+            return True
         for name in ("max_tokens", "temperature", "stream_options"):
             if name in text and name not in self._refused:
                 self._refused.add(name)
                 return True
         return False
+
+    @property
+    def refused(self) -> frozenset[str]:
+        """Parameters that this server does not take."""
+        return frozenset(self._refused)
 
     # -- the rest --------------------------------------------------------------------------------------------------
 
@@ -239,17 +236,22 @@ class OpenAIRuntime:
         messages.append({"role": "user", "content": content})
         request = self._fitted({"model": self._model, "messages": messages, "max_tokens": max_tokens})
         try:
-            response = await within(client.chat.completions.create(**request, timeout=timeout), timeout)
-            answer = response.choices[0].message.content or ""
+            call = client.chat.completions.with_raw_response.create(**request, timeout=timeout)
+            raw = await within(call, timeout)
+            response = raw.parse()
+            thoughts = Thoughts()
+            answer = thoughts.feed(response.choices[0].message.content or "") + thoughts.finish()
             usage = response.usage
         except RuntimeFault:
             raise
         except Exception as error:
-            raise fault_of(error, sdk) from error
+            raise _fault(error, sdk) from error
         if not answer:
             raise Garbled("the completion is empty")
         return Completion(
-            answer[:ANSWER_MAX], usage.prompt_tokens if usage else 0, usage.completion_tokens if usage else 0
+            answer.strip()[:ANSWER_MAX],
+            usage.prompt_tokens if usage else len(system + text) // 3,
+            usage.completion_tokens if usage else len(answer) // 3,
         )
 
     async def check(self, timeout: float) -> Health:
@@ -271,3 +273,21 @@ class OpenAIRuntime:
     async def close(self) -> None:
         if self._client is not None:
             await self._client.close()
+
+
+def _fault(error: Exception, sdk: ModuleType) -> RuntimeFault:
+    """The agents are ours, so what a server does not find is its model or its path: no agent is made anew for that."""
+    fault = fault_of(error, sdk)
+    return Rejected("the server has no such model or path (404)") if isinstance(fault, Missing) else fault
+
+
+def _said(error: Any) -> str:
+    return str(error.body or error.message)
+
+
+def _halved(request: dict[str, Any]) -> dict[str, Any] | None:
+    """Without the older half of what was said; None when there is nothing left to leave out."""
+    system, *said = request["messages"]
+    if len(said) < 2:
+        return None
+    return {**request, "messages": [system, *said[(len(said) + 1) // 2 :]]}

@@ -148,6 +148,23 @@ class UsageDelta:
 
 
 @dataclass(frozen=True, slots=True)
+class Limit:
+    """An allowance as the provider's headers tell it: full again in `reset_s` seconds."""
+
+    limit: float
+    remaining: float
+    reset_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the key may still ask for; None = not told."""
+
+    requests: Limit | None = None
+    tokens: Limit | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class End:
     """The stream is complete. tools: the calls of this stream wait for `answer`."""
 
@@ -155,7 +172,7 @@ class End:
     tools: bool = False
 
 
-Delta = TextDelta | ToolCall | UsageDelta | End
+Delta = TextDelta | ToolCall | UsageDelta | Limits | End
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +207,7 @@ class Completion:
     text: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    limits: Limits | None = None
 
 
 class RuntimeFault(Exception):
@@ -241,11 +259,12 @@ class ServerFault(RuntimeFault):
 
 
 class RateLimited(RuntimeFault):
-    """Too many requests; `retry_after_s` is 0 when the runtime did not say."""
+    """Too many requests; `retry_after_s` is 0 when the runtime did not say. limits: what its headers told."""
 
-    def __init__(self, message: str, retry_after_s: float = 0.0) -> None:
+    def __init__(self, message: str, retry_after_s: float = 0.0, limits: Limits | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self.limits = limits
 
 
 class Raced(RuntimeFault):

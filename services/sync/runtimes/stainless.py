@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import email.utils
+import re
 import time
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
 
 from services.sync.runtimes.port import (
     Garbled,
+    Limit,
+    Limits,
     Missing,
     Raced,
     RateLimited,
@@ -21,6 +25,8 @@ from services.sync.runtimes.port import (
 
 # Longest wait that a Retry-After may ask for, seconds.
 RETRY_AFTER_MAX_S = 300.0
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
+_UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 
 
 def fault_of(error: BaseException, sdk: ModuleType) -> RuntimeFault:
@@ -67,7 +73,9 @@ def _connection(cause: BaseException, kind: str) -> RuntimeFault:
 def _status(error: Any) -> RuntimeFault:
     status = int(error.status_code)
     if status == 429:
-        return RateLimited("rate limited (429)", retry_after(error.response.headers.get("retry-after")))
+        headers = error.response.headers
+        limits = limits_of(headers)
+        return RateLimited("rate limited (429)", _rest(headers, limits), limits)
     if status >= 500:
         return ServerFault(f"status {status}")
     if status == 404:
@@ -91,3 +99,47 @@ def retry_after(value: str | None, now: float | None = None) -> float:
         except (TypeError, ValueError):
             return 0.0
     return min(max(seconds, 0.0), RETRY_AFTER_MAX_S) if seconds == seconds else 0.0
+
+
+def limits_of(headers: Mapping[str, str]) -> Limits | None:
+    """What is left of the key's allowance: OpenAI's x-ratelimit-* headers, or the ratelimit-* of the IETF's draft."""
+    requests = _limit(headers, "x-ratelimit-{}-requests") or _limit(headers, "ratelimit-{}")
+    tokens = _limit(headers, "x-ratelimit-{}-tokens")
+    return Limits(requests, tokens) if requests or tokens else None
+
+
+def _limit(headers: Mapping[str, str], name: str) -> Limit | None:
+    limit, left = _number(headers.get(name.format("limit"))), _number(headers.get(name.format("remaining")))
+    if limit is None or left is None:
+        return None
+    return Limit(limit, left, duration(headers.get(name.format("reset"))))
+
+
+def _rest(headers: Mapping[str, str], limits: Limits | None) -> float:
+    """Seconds to leave the key alone: Retry-After, else until what is used up is there again; 0 = not said."""
+    milliseconds = _number(headers.get("retry-after-ms"))
+    said = milliseconds / 1000 if milliseconds is not None else retry_after(headers.get("retry-after"))
+    if said > 0 or limits is None:
+        return min(said, RETRY_AFTER_MAX_S)
+    empty = [one for one in (limits.requests, limits.tokens) if one is not None and one.remaining < 1]
+    return min(max((one.reset_s / max(one.limit, 1.0) for one in empty), default=0.0), RETRY_AFTER_MAX_S)
+
+
+def duration(value: str | None) -> float:
+    """Seconds of "1s", "6m0s", "20ms", "1h2m3.5s" or "12"; 0 = none or unreadable."""
+    plain = _number(value)
+    if plain is not None:
+        return plain
+    parts = _PART.findall(value or "")
+    if not parts or "".join(number + unit for number, unit in parts) != (value or "").strip():
+        return 0.0
+    return float(sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def _number(value: str | None) -> float | None:
+    """The number that the value begins with ("100, 100;w=60"); None = none."""
+    try:
+        found = float((value or "").split(",")[0].split(";")[0])
+    except ValueError:
+        return None
+    return found if 0 <= found < 1e12 else None

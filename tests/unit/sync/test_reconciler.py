@@ -636,7 +636,9 @@ async def test_erasing_a_player_deletes_agents_and_makes_them_anew() -> None:
         assert from_rpc(caught.value).reason == "ERASURE_PENDING"
         sync.state.put(players=[])
         response = await sync.stub.ErasePlayer(request, timeout=10)
-        assert {receipt.store for receipt in response.receipts} == {"sync.notes", "sync.agents.fake"}
+        assert {receipt.store for receipt in response.receipts} == {
+            "sync.notes", "sync.markov", "sync.replies", "sync.summaries", "sync.agents.fake",
+        }  # fmt: skip
         await asyncio.sleep(10)
         assert "agent-1" not in runtime.agents
         tags = sorted(agent.spec.tag for agent in runtime.agents.values())

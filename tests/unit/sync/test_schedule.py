@@ -112,7 +112,7 @@ def test_a_key_is_queued_once_where_it_was_put_last() -> None:
 def test_the_breaker_opens_at_ten_calls_and_half_of_them_failed() -> None:
     breaker = Breaker()
     for number in range(9):
-        breaker.record(number * 0.1, Ticket.CALL, failed=True)
+        breaker.record(number * 0.1, Ticket.CALL, failed=number % 4 != 3)
     assert breaker.state(1.0) == "closed"
     breaker.record(1.0, Ticket.CALL, failed=True)
     assert breaker.state(1.0) == "open"
@@ -122,6 +122,18 @@ def test_the_breaker_opens_at_ten_calls_and_half_of_them_failed() -> None:
     for number in range(40):
         few.record(number * 0.1, Ticket.CALL, failed=number % 5 > 2)
     assert few.state(4.0) == "closed"
+
+
+def test_the_breaker_opens_at_five_failures_in_a_row_however_rare_the_calls() -> None:
+    breaker = Breaker()
+    for number in range(4):
+        breaker.record(number * 60.0, Ticket.CALL, failed=True)
+    breaker.record(230.0, Ticket.CALL, failed=False)
+    for number in range(4):
+        breaker.record(240.0 + number * 60.0, Ticket.CALL, failed=True)
+    assert breaker.state(500.0) == "closed"
+    breaker.record(500.0, Ticket.CALL, failed=True)
+    assert breaker.state(500.0) == "open"
 
 
 def test_one_probe_at_a_time_and_two_must_pass() -> None:
@@ -217,18 +229,38 @@ async def test_a_waiter_that_is_cancelled_gives_its_place_back() -> None:
 
 
 def test_which_runtimes_answer() -> None:
-    assert names("", letta=False, openai=False) == ("offline",)
-    assert names("", letta=True, openai=True) == ("letta", "openai", "offline")
-    assert names(" openai , offline", letta=False, openai=False) == ("openai", "offline")
+    gpt = ("openai:gpt",)
+    assert names((), letta=False, openai=()) == ("offline",)
+    assert names((), letta=True, openai=gpt) == ("letta", "openai", "cached", "markov", "offline")
+    assert names((" openai:gpt ", "Offline"), letta=False, openai=gpt) == ("openai:gpt", "offline")
+    # Somebody has to hold the blocks.
+    assert names(("markov",), letta=False, openai=()) == ("markov", "offline")
     with pytest.raises(BadInput, match="unknown runtime"):
-        names("gpt", letta=False, openai=False)
+        names(("gpt",), letta=False, openai=gpt)
     with pytest.raises(BadInput, match="LETTA_BASE_URL"):
-        names("letta", letta=False, openai=False)
-    endpoints = {name: Endpoint(FakeRuntime(name), 8, Metrics(), random.Random(1)) for name in ("one", "two")}
-    chain = Chain(endpoints, ["one", "two"])
-    assert [one.name for one in chain.of(Profile("x"))] == ["one", "two"]
-    assert [one.name for one in chain.of(Profile("x", runtimes=("two", "gone")))] == ["two"]
-    assert [one.name for one in chain.of(Profile("x", runtimes=("gone",)))] == ["one", "two"]
+        names(("letta",), letta=False, openai=())
+    with pytest.raises(BadInput, match="EARSHOT_PROVIDERS"):
+        names(("openai",), letta=False, openai=())
+
+
+def test_a_profile_chooses_among_what_is_configured() -> None:
+    homes = {"one": "", "openai:a": "openai", "openai:b": "openai"}
+    endpoints = {
+        name: Endpoint(FakeRuntime(name), 8, Metrics(), random.Random(1), home=home) for name, home in homes.items()
+    }
+    chain = Chain(endpoints, ["one", "cached", "openai"])
+
+    def chosen(*runtimes: str) -> list[tuple[str, list[str]]]:
+        tiers = chain.of(Profile("x", runtimes=runtimes))
+        return [(tier.name, [endpoint.name for endpoint in tier.endpoints]) for tier in tiers]
+
+    everything = [("one", ["one"]), ("cached", []), ("openai", ["openai:a", "openai:b"])]
+    assert chosen() == everything
+    assert chosen("openai:b", "gone", "canned") == [("openai:b", ["openai:b"]), ("canned", [])]
+    assert chosen("gone") == everything
+    # Where the agent is kept fresh.
+    assert chain.primary(Profile("x", runtimes=("cached", "openai:b"))).home == "openai"
+    assert chain.primary(Profile("x", runtimes=("markov",))).name == "one"
 
 
 # -- what an agent holds -----------------------------------------------------------------------------------------------

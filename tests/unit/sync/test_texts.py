@@ -16,8 +16,8 @@ from services.sync.hygiene import clean, clean_name
 from services.sync.memory import CARRIED, news, with_news
 from services.sync.notes import NOTES_MAX, Note, allowed, note_lines
 from services.sync.page import Line, compose
+from services.sync.prompt import UNHEARD, Reason, heard_of_last, messages, system_line, told, unseen, within_budget
 from services.sync.prompt import Line as Said
-from services.sync.prompt import Reason, heard_of_last, messages, system_line, unseen, within_budget
 from services.sync.runtimes.port import Block, Role
 from services.sync.situation import NO_BANDS, Bands, settle_bands
 from services.sync.turn import Ask, scene_of
@@ -273,9 +273,26 @@ def test_news_are_what_completes_the_block_or_it_is_written(before: list[str], m
 
 def test_what_an_agent_has_not_seen() -> None:
     lines = [Said(1, "Ada", "a"), Said(2, "Mara", "b", own=True), Said(3, "Ada", "c")]
-    assert [line.text for line in unseen(lines, 1)] == ["c"]
-    assert heard_of_last(lines, 1) == "b"
-    assert heard_of_last(lines, 2) == ""
+    assert [line.text for line in unseen(lines, 1, "t1")] == ["c"]
+    assert heard_of_last(lines, 1, "t1") == "b"
+    assert heard_of_last(lines, 2, "t1") == ""
+
+
+def test_an_agent_is_told_what_another_runtime_said_for_it() -> None:
+    lines = [
+        Said(1, "Ada", "a"),
+        Said(2, "Mara", "its own", own=True, turn="t1"),
+        Said(3, "Ada", "b"),
+        Said(4, "Mara", "said for it", own=True, turn="t2"),
+        Said(5, "Mara", "by rote", own=True, turn="t3", degraded="markov"),
+        Said(6, "Ada", "c"),
+    ]
+    assert [line.text for line in unseen(told(lines), 1, "t1")] == ["b", "said for it", "c"]
+    # Its last answer was heard by nobody: another runtime's stands in the log under the same turn.
+    assert [line.text for line in unseen(told(lines), 1, UNHEARD)] == ["its own", "b", "said for it", "c"]
+    assert heard_of_last(lines, 1, UNHEARD) == ""
+    # Not known which turns were its own: as before, all are.
+    assert [line.text for line in unseen(told(lines), 1, "")] == ["b", "c"]
 
 
 def test_the_scene_holds_the_same_facts() -> None:
