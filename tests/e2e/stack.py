@@ -51,6 +51,8 @@ class Stack:
     targets: Sequence[Sequence[str]] = EMBEDDED
     environment: dict[str, str] = field(default_factory=dict)
     runtime: str = "offline"
+    # What `python -m` runs, before its --target.
+    program: tuple[str, ...] = ("services", "up")
 
     def __post_init__(self) -> None:
         edge, state, cluster, sync, chat = free_ports(5)
@@ -82,7 +84,7 @@ class Stack:
                 continue
             with self.log.open("ab") as log:
                 self.processes[target] = subprocess.Popen(
-                    [sys.executable, "-m", "services", "up", "--target", target],
+                    [sys.executable, "-m", *self.program, "--target", target],
                     env=self._environment, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 )  # fmt: skip
         self._wait_ready()

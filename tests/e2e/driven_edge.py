@@ -1,0 +1,60 @@
+"""A whole Earshot in one process whose time a game moves: `earshot up`, but on `tests.fakes.driven_time`.
+
+    EARSHOT_...=... python -m tests.e2e.driven_edge --control PORT --wall UNIX_SECONDS --target all
+
+Everything else is what `earshot up` starts: the same rooms, the same files, the same HTTP server on a real socket.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import signal
+from typing import Any
+
+from services.cli.process import compose
+from services.common.app import App
+from services.common.logs import configure
+from services.common.settings import ROOMS, Settings
+from services.edge import server
+from tests.fakes.driven_time import DrivenClock, DrivenLoop
+
+
+async def up(loop: DrivenLoop, settings: Settings, port: int) -> None:
+    stopping = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    # The one seam: the application, on its way to the HTTP server.
+    listener = server.listener  # type: ignore[attr-defined] # server imports it
+
+    def noted(application: Any, settings: Settings, drain_s: float) -> Any:
+        return listener(loop.ledger.around(application), settings, drain_s)
+
+    server.listener = noted  # type: ignore[attr-defined] # server imports it
+    app = App(settings, ROOMS, clock=DrivenClock(loop), inline_stores=True)
+    control = asyncio.create_task(loop.control(port))
+    try:
+        await compose(app)
+        await app.start()
+        await stopping.wait()
+    finally:
+        control.cancel()
+        await app.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--control", type=int, required=True)
+    parser.add_argument("--wall", type=float, required=True)
+    parser.add_argument("--target", choices=("all",), required=True)
+    options = parser.parse_args()
+    settings = Settings()
+    configure(settings.log_level, settings.log_format)
+    with asyncio.Runner(loop_factory=lambda: DrivenLoop(options.wall)) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, DrivenLoop)
+        runner.run(up(loop, settings, options.control))
+
+
+if __name__ == "__main__":
+    main()
