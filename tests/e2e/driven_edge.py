@@ -27,10 +27,10 @@ async def up(loop: DrivenLoop, settings: Settings, port: int) -> None:
     # The one seam: the application, on its way to the HTTP server.
     listener = server.listener  # type: ignore[attr-defined] # server imports it
 
-    def noted(application: Any, settings: Settings, drain_s: float) -> Any:
-        return listener(loop.ledger.around(application), settings, drain_s)
+    def noted(application: Any, *rest: Any) -> Any:
+        return listener(loop.ledger.around(application), *rest)
 
-    server.listener = noted  # type: ignore[attr-defined] # server imports it
+    server.listener = noted  # type: ignore[attr-defined,assignment] # server imports it
     app = App(settings, ROOMS, clock=DrivenClock(loop), inline_stores=True)
     control = asyncio.create_task(loop.control(port))
     try:
