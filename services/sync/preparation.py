@@ -87,8 +87,11 @@ class Preparation:
                 agent, self.context, desired, lane=Lane.HIGH, timeout=self._left()
             )
             await agent.begin_generation(ask.generation, timeout=self._left())
-            told = self._carry(desired)
-            labels = () if made or self._relaxed else await self._write(told)
+            wanted = desired.without(("memory",)) if self._gained(desired) else desired
+            labels = () if made or self._relaxed else await self._write(wanted)
+        # Once more: meanwhile a write of the schedule's may have brought them.
+        self._news = self._gained(desired)
+        told = desired.without(("memory",)) if self._news else desired
         # What the agent does not surely hold, or what a late write could still change, goes with the turn.
         suspects = set(agent.suspects())
         unsure = set() if self._relaxed else {block.label for block in agent.record.missing(told)}
@@ -97,12 +100,11 @@ class Preparation:
             self.reconciler.confirm(self.entry, self.context, desired)
         return self._prepared(desired, inlined, tuple(b.label for b in desired.blocks) if made else labels)
 
-    def _carry(self, desired: Desired) -> Desired:
-        """The blocks that are to be written. A few events that memory only gained go with the turn instead."""
+    def _gained(self, desired: Desired) -> tuple[str, ...]:
+        """Events that memory only gained, if they are few: they go with the turn, which waits for no write of them."""
         block, agent = desired.get("memory"), self.agent
         held = agent.holds("memory") if agent.endpoint.capabilities.remote else None
-        self._news = (news(held, block.text) or ()) if held is not None and block is not None else ()
-        return desired.without(("memory",)) if self._news else desired
+        return (news(held, block.text) or ()) if held is not None and block is not None else ()
 
     async def _write(self, desired: Desired) -> tuple[str, ...]:
         timeout = min(WRITE_S, 0.4 * self._left())
