@@ -30,8 +30,8 @@ from services.sync.situation import vitals
 from services.sync.summary import Summaries
 from services.sync.urgency import LONGEST_S, WriteBudget, urgency
 
-# Time for one reconciliation in the background.
-WORK_S = 15.0
+# Time for one reconciliation in the background; for the writes in it.
+WORK_S, WRITE_S = 15.0, 5.0
 # Slots beyond the concurrency that only the high lane may take.
 RESERVE = 2
 RETRY_MIN_S, RETRY_MAX_S = 0.5, 20.0
@@ -252,9 +252,8 @@ class Reconciler:
             drifted = await agent.read_back(lane=lane, timeout=deadline - _now(), labels=labels)
             self.metrics.block_writes.labels(lane.name.lower(), "drift").inc(len(drifted))
         wanted = desired if made or force or distrust or not paced else self._hurried(entry, desired)
-        written = await self.agents.bring(
-            entry, agent, context, wanted, lane=lane, timeout=max(deadline - _now(), 0.001), force=force
-        )
+        timeout = max(min(deadline - _now(), WRITE_S), 0.001)
+        written = await self.agents.bring(entry, agent, context, wanted, lane=lane, timeout=timeout, force=force)
         if written.fault is not None:
             raise written.fault
         self.confirm(entry, context, desired)

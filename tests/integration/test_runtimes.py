@@ -49,10 +49,13 @@ from services.sync.runtimes.port import (
     Unreachable,
     UsageDelta,
 )
+from tests.fakes.fake_letta import FakeLetta
 from tests.fakes.fake_model import FakeModel
 
 LETTA = pytest.param("letta", marks=pytest.mark.letta)
 ALL = ["offline", "openai", LETTA]
+# What the fake Letta has beside its faults: it has no model.
+WITH_FAKE = [*ALL, "fake_letta"]
 WITH_MODEL = ["openai", LETTA]
 FOLLOW = ToolSpec(
     "follow",
@@ -156,6 +159,8 @@ async def staged(kind: str) -> AsyncIterator[Stage]:
             fake = await stack.enter_async_context(FakeModel())
             model = Model(fake.url)
             runtime = OpenAIRuntime(fake.base_url, "", "earshot-fake")
+        elif kind == "fake_letta":
+            runtime = LettaRuntime((await stack.enter_async_context(FakeLetta())).url)
         elif kind == "letta":
             model = Model(os.environ["EARSHOT_FAKE_MODEL_URL"])
             runtime = LettaRuntime(os.environ["LETTA_BASE_URL"], model="openai-proxy/gpt-4o-mini")
@@ -177,7 +182,7 @@ async def staged(kind: str) -> AsyncIterator[Stage]:
 # -- agents and blocks -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", WITH_FAKE)
 async def test_an_agent_is_made_found_changed_and_deleted(kind: str) -> None:
     async with staged(kind) as stage:
         runtime = stage.runtime
@@ -201,7 +206,7 @@ async def test_an_agent_is_made_found_changed_and_deleted(kind: str) -> None:
             await stage.ask("Hello?")
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", WITH_FAKE)
 async def test_an_agent_that_exists_is_adopted_with_its_own_text(kind: str) -> None:
     async with staged(kind) as stage:
         blocks = (Block("persona", "Not mine.", 500), Block("group", "Nobody.", 500))
@@ -213,7 +218,7 @@ async def test_an_agent_that_exists_is_adopted_with_its_own_text(kind: str) -> N
             await stage.runtime.create_agent(stage.spec(adopt="agent-00000000-0000-4000-8000-000000000000"), LIMIT_S)
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", WITH_FAKE)
 async def test_many_writes_of_many_blocks_all_land(kind: str) -> None:
     async with staged(kind) as stage:
         labels = ["situation", "memory", "human"]
@@ -230,7 +235,7 @@ async def test_many_writes_of_many_blocks_all_land(kind: str) -> None:
 # -- turns -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", WITH_FAKE)
 async def test_a_turn_streams_and_ends_once(kind: str) -> None:
     async with staged(kind) as stage:
         said = await stage.ask("SAY:Good evening to you. Come in.")
@@ -383,7 +388,7 @@ async def test_leaving_a_stream_frees_the_caller(kind: str) -> None:
         assert asyncio.get_running_loop().time() - started < 0.5
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", WITH_FAKE)
 async def test_check_and_completion(kind: str) -> None:
     async with staged(kind) as stage:
         assert (await stage.runtime.check(5.0)).ok

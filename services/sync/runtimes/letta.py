@@ -29,6 +29,7 @@ from services.sync.runtimes.port import (
     Completion,
     Delta,
     End,
+    Garbled,
     Health,
     Raced,
     Rejected,
@@ -49,11 +50,13 @@ LOOK_BACK = 50
 _TAG = "earshot:"
 
 
-def _load() -> ModuleType:
-    """Half a second of imports, for who uses this runtime only."""
+def _load() -> tuple[ModuleType, Any]:
+    """Half a second of imports, for who uses this runtime only: the SDK, and what bounds its answers."""
     import letta_client
 
-    return letta_client
+    from services.sync.runtimes.bounded import bound
+
+    return letta_client, bound
 
 
 class LettaRuntime:
@@ -88,9 +91,14 @@ class LettaRuntime:
         """The SDK's client; its package is imported on a thread, the first time."""
         async with self._opening:
             if self._sdk is None:
-                sdk = await asyncio.to_thread(_load)
+                sdk, bound = await asyncio.to_thread(_load)
+                http = sdk.DefaultAsyncHttpxClient(base_url=self._base_url, event_hooks={"response": [bound]})
                 self._client = sdk.AsyncLetta(
-                    base_url=self._base_url, api_key=self._api_key or "none", max_retries=0, timeout=30.0
+                    base_url=self._base_url,
+                    api_key=self._api_key or "none",
+                    max_retries=0,
+                    timeout=30.0,
+                    http_client=http,
                 )
                 self._sdk = sdk
         return self._client, self._sdk
@@ -102,7 +110,7 @@ class LettaRuntime:
         except RuntimeFault:
             raise
         except Exception as error:
-            raise fault_of(error, sdk) from error
+            raise _fault(error, sdk) from error
 
     # -- agents ----------------------------------------------------------------------------------------------------
 
@@ -193,7 +201,9 @@ class LettaRuntime:
             waits = iter(RACE_WAITS_S)
             while True:
                 try:
-                    await client.agents.blocks.update(block.label, agent_id=agent_id, value=block.text)
+                    held = await client.agents.blocks.update(block.label, agent_id=agent_id, value=block.text)
+                    if getattr(held, "value", None) != block.text:
+                        raise Garbled("the answer to a write does not hold what was written")
                     return
                 except sdk.ConflictError as error:
                     wait = next(waits, None)
@@ -296,7 +306,7 @@ class LettaRuntime:
         except RuntimeFault:
             raise
         except Exception as error:
-            raise (stream_fault(error) or fault_of(error, sdk)) from error
+            raise (stream_fault(error) or _fault(error, sdk)) from error
 
     async def _pending(self, agent_id: str, timeout: float) -> list[str]:
         """Ids of the tool calls that wait for an answer."""
@@ -355,6 +365,12 @@ class LettaRuntime:
     async def close(self) -> None:
         if self._client is not None:
             await self._client.close()
+
+
+def _fault(error: Exception, sdk: ModuleType) -> RuntimeFault:
+    """As `fault_of`; a fault that was raised while the SDK read is the cause of what the SDK raises."""
+    cause = error.__cause__
+    return cause if isinstance(cause, RuntimeFault) else fault_of(error, sdk)
 
 
 def _timeout(sdk: ModuleType, seconds: float) -> Any:
