@@ -108,7 +108,7 @@ def context_of(document: Document, roster: Roster, npc: str, looks: Sequence[byt
     membership, situation = document.membership, document.situation
     lineage = int(membership.of[row])
     expected = document.observed.expected.get(npc)
-    location, band = _location(document, roster, row)
+    location, band = location_of(document, roster, row)
     return NpcContext(
         npc=npc,
         present=True,
@@ -200,7 +200,7 @@ def _absent(npc: str, profile: Profile) -> Entity:
     return Entity(npc, profile.display_name, NPC, None, None, None, "", "", profile.appearance, "")
 
 
-def _location(document: Document, roster: Roster, row: int) -> tuple[Location | None, int]:
+def location_of(document: Document, roster: Roster, row: int) -> tuple[Location | None, int]:
     """The nearest known place with its band; what the game reports where there is no position."""
     standing = document.situation.standing
     place = int(standing.place[row])

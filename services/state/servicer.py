@@ -132,7 +132,7 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
             after_revision=request.after_revision,
             entity=request.entity_id,
             epoch=world.epoch if world else 0,
-            roster_version=self._worlds.roster(ref[0]).version,
+            roster=self._worlds.roster(ref[0]),
         )
 
     async def BatchGetNpcContext(

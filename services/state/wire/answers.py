@@ -10,13 +10,13 @@ from earshot.state.v1 import state_pb2
 from earshot.type.v1 import type_pb2
 
 from services.state.columns import NPC, PLAYER, Columns
-from services.state.context import Entity, NpcContext
+from services.state.context import Entity, NpcContext, location_of
 from services.state.document import Document
 from services.state.event import Event
 from services.state.feed import Ref, Told
 from services.state.intake import Applied
 from services.state.membership import Transition
-from services.state.roster import Location, Profile
+from services.state.roster import Location, Profile, Roster
 from services.state.sequence import Verdict
 from services.state.snapshot import Refusal
 
@@ -96,13 +96,13 @@ def event(happened: Event) -> type_pb2.GameEvent:
 
 
 def earshot(
-    document: Document, *, after_revision: int, entity: str, epoch: int, roster_version: int
+    document: Document, *, after_revision: int, entity: str, epoch: int, roster: Roster
 ) -> state_pb2.GetEarshotResponse:
     """Who hears whom; what happened since `after_revision` (0: not asked)."""
     columns, membership = document.columns, document.membership
     answer = state_pb2.GetEarshotResponse(
         revision=document.revision,
-        roster_version=roster_version,
+        roster_version=roster.version,
         epoch=epoch,
         closed=document.closed,
         entity_count=len(columns),
@@ -117,6 +117,7 @@ def earshot(
                 lineage=membership.lineages[index],
                 formed_revision=membership.formed[index],
                 members=[_member(document, row) for row in membership.members[index]],
+                location=_place(document, roster, membership.members[index]),
             )
         )
     if after_revision:
@@ -127,6 +128,13 @@ def earshot(
             if combat.revision > after_revision:
                 answer.combat_changes[combat.npc] = combat.entered
     return answer
+
+
+def _place(document: Document, roster: Roster, rows: Iterable[int]) -> str:
+    """Where a cluster is: where its first NPC is."""
+    first = next((row for row in rows if document.columns.kinds[row] == NPC), None)
+    at, _ = location_of(document, roster, first) if first is not None else (None, 0)
+    return at.slug if at is not None else ""
 
 
 def _member(document: Document, row: int) -> state_pb2.EarshotMember:

@@ -109,6 +109,16 @@ class TestPlace:
             await room.observe(status(location="Unknown"))
             assert not (await room.context("pete")).HasField("location")
 
+    async def test_a_cluster_is_where_its_first_npc_is(self) -> None:
+        async with running() as room:
+            people = {"ann": (PLAYER, 1, 0), "pete": (NPC, 0, 0), "tom": (NPC, 500, 0), "zoe": (PLAYER, 501, 0)}
+            await room.snapshot(people)
+            assert [cluster.location for cluster in (await room.earshot()).clusters] == ["", ""]
+            await room.roster(locations=[place("well", 0)])
+            await room.snapshot(people)
+            told = {"pete" in [m.id for m in c.members]: c.location for c in (await room.earshot()).clusters}
+            assert told[True] == "well"
+
     async def test_new_locations_show_without_a_snapshot(self) -> None:
         async with running() as room:
             await room.snapshot(PETE)

@@ -743,8 +743,11 @@ class EarshotCluster(_message.Message):
     LINEAGE_FIELD_NUMBER: _builtins.int
     FORMED_REVISION_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    LOCATION_FIELD_NUMBER: _builtins.int
     lineage: _builtins.str
     formed_revision: _builtins.int
+    location: _builtins.str
+    """Slug of the location where its first NPC is; "" = it is at none."""
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___EarshotMember]: ...
     def __init__(
@@ -753,10 +756,11 @@ class EarshotCluster(_message.Message):
         lineage: _builtins.str = ...,
         formed_revision: _builtins.int = ...,
         members: _abc.Iterable[Global___EarshotMember] | None = ...,
+        location: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["formed_revision", b"formed_revision", "lineage", b"lineage", "members", b"members"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["formed_revision", b"formed_revision", "lineage", b"lineage", "location", b"location", "members", b"members"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
