@@ -137,13 +137,13 @@ def measure(recordings: list[Recording], rule: Rule) -> Outcome:
     outcome = Outcome()
     for recording in recordings:
         rows = rule(recording)
-        npcs = [_npcs(recording, seed) for seed in range(GATE_SEEDS)]
+        casts = [npcs(recording, seed) for seed in range(GATE_SEEDS)]
         for k, row in enumerate(rows):
             speaker, following = recording.turns[k][0], recording.turns[k + 1][0]
             if speaker == following:
                 continue
             outcome.tally.add(row, following, speaker)
-            for chosen in npcs:
+            for chosen in casts:
                 p_any = sum(row[i] for i in chosen)
                 by_player, present = speaker not in chosen, len(chosen - {speaker})
                 for tau, gate in outcome.gates.items():
@@ -228,7 +228,8 @@ def main() -> None:
         print(f"goals {name}: top-1 {top1}, bits {bits}, gate {gate}")
 
 
-def _npcs(recording: Recording, seed: int) -> frozenset[int]:
+def npcs(recording: Recording, seed: int) -> frozenset[int]:
+    """Two random participants who play NPCs."""
     people = range(len(recording.speakers))
     return frozenset(random.Random(f"{recording.id}/{seed}").sample(people, min(2, len(people))))
 

@@ -1,9 +1,11 @@
-"""Learn the turn policy's weights: a conditional logit by Newton's method on the train splits.
+"""Learn the turn policy's weights: a conditional logit with one small hidden layer, on the train splits.
 
     python -m bench.turns.train DIRECTORY [--out services/chat/weights.json]
 
-Every conversation of IRC counts IRC_WEIGHT times, so that neither corpus drowns the other. The persona prior
-(talkativeness) is fitted afterwards with the other weights held, on how often each named person of CRD3 speaks.
+Three sets are learnt together: CRD3 as it is, CRD3 with what profiles would say of its speakers (aliases,
+talkativeness: the weights of an address are learnt where names are known), and IRC, which counts more so that
+neither corpus drowns the other. `--folds N` learns N times without a part and tells which threshold does best on the
+parts left out.
 """
 
 from __future__ import annotations
@@ -11,24 +13,31 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections import Counter, defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bench.turns import corpus
-from services.chat.features import FEATURES, rows
+from bench.turns import corpus, personas, threshold
+from services.chat import model
+from services.chat.features import CONTEXT, FEATURES, table
 from services.chat.predict import Recording, rhythms
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.float32]
+Whole = npt.NDArray[np.int64]
 
 IRC_WEIGHT = 2.0
-RIDGE = 1.0
-ITERATIONS = 15
-# A persona's prior is taken from those who could have spoken this often.
-PRIOR_MIN_TURNS = 400
+CRD3_WEIGHT = 0.5
+UNITS = 16
+EPOCHS = 10
+BATCH = 512
+RATE = 3e-3
+WARM_UP = 200
+DECAY = 0.1
+SEED = 7
 OUT = Path(__file__).parents[2] / "services" / "chat" / "weights.json"
 ATTRIBUTION = [
     "CRD3: Revanth Rameshkumar and Peter Bailey, Storytelling with Dialogue: A Critical Role Dungeons and Dragons "
@@ -38,111 +47,220 @@ ATTRIBUTION = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Choices:
-    """Choice sets laid end to end: x (rows, features), starts of each set, chosen rows, one weight for all."""
+    """Choice sets laid end to end: x (rows, FEATURES), prior (rows), context (sets, CONTEXT), starts, sizes, chosen."""
 
     x: Floats
-    offset: Floats
-    starts: npt.NDArray[np.int64]
-    sizes: npt.NDArray[np.int64]
-    chosen: npt.NDArray[np.int64]
+    prior: Floats
+    context: Floats
+    starts: Whole
+    sizes: Whole
+    chosen: Whole
     weight: float
 
 
-def choices(recordings: list[Recording], weight: float, talk: dict[str, float] | None = None) -> Choices:
-    """The choice sets of all conversations; `talk` adds each speaker's prior as the offset column."""
-    x: list[list[float]] = []
-    offset: list[float] = []
-    sizes: list[int] = []
+@dataclass(frozen=True, slots=True)
+class Parameters:
+    """What is learnt, over standardised features."""
+
+    features: Floats
+    context: Floats
+    bias: Floats
+    out: Floats
+    linear: Floats
+    talk: Floats
+
+    def all(self) -> list[Floats]:
+        """In a fixed order."""
+        return [self.features, self.context, self.bias, self.out, self.linear, self.talk]
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """Means and deviations by which features were standardised."""
+
+    mean: Floats
+    deviation: Floats
+    context_mean: Floats
+    context_deviation: Floats
+
+
+def choices(recordings: Sequence[Recording], weight: float) -> Choices:
+    """The choice sets of all conversations."""
+    x: list[Floats] = []
+    prior: list[float] = []
+    contexts: list[list[float]] = []
     chosen: list[int] = []
+    total = 0
     for recording in recordings:
         keys = [str(index) for index in range(len(recording.speakers))]
+        talk = [personas.log_odds(value) for value in recording.talkativeness] or [0.0] * len(keys)
         for k, rhythm in enumerate(rhythms(recording, keys)):
             candidates = [key for key in keys if key != rhythm.speaker]
             following = str(recording.turns[k + 1][0])
             if following not in candidates:
                 continue
-            chosen.append(len(x) + candidates.index(following))
-            sizes.append(len(candidates))
-            x.extend(rows(rhythm, candidates))
-            offset.extend((talk or {}).get(recording.speakers[int(key)], 0.0) for key in candidates)
-    lengths = np.array(sizes)
+            rows, context = table(rhythm, candidates)
+            chosen.append(total + candidates.index(following))
+            total += len(rows)
+            x.append(np.array(rows, dtype=np.float32))
+            contexts.append(context)
+            prior.extend(talk[int(key)] for key in candidates)
+    sizes = np.array([len(rows) for rows in x])
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
     return Choices(
-        np.array(x), np.array(offset), np.concatenate([[0], np.cumsum(lengths)[:-1]]), lengths, np.array(chosen), weight
+        np.concatenate(x),
+        np.array(prior, dtype=np.float32),
+        np.array(contexts, dtype=np.float32),
+        starts,
+        sizes,
+        np.array(chosen),
+        weight,
     )
 
 
-def softmax(data: Choices, scores: Floats) -> Floats:
-    """Probabilities within each choice set."""
-    top = np.maximum.reduceat(scores, data.starts)
-    powers = np.exp(scores - np.repeat(top, data.sizes))
-    return np.asarray(powers / np.repeat(np.add.reduceat(powers, data.starts), data.sizes))
+def standardise(sets: Sequence[Choices]) -> Scale:
+    """Bring features to mean 0 and deviation 1, in place."""
+    mean, context_mean = sets[0].x.mean(0), sets[0].context.mean(0)
+    deviation = np.max([data.x.std(0) for data in sets], axis=0) + np.float32(1e-6)
+    context_deviation = np.max([data.context.std(0) for data in sets], axis=0) + np.float32(1e-6)
+    for data in sets:
+        data.x -= mean
+        data.x /= deviation
+        data.context -= context_mean
+        data.context /= context_deviation
+    return Scale(mean, deviation, context_mean, context_deviation)
 
 
-def fit(sets: list[Choices]) -> Floats:
-    """Maximum likelihood with a ridge, by Newton's method."""
-    width = len(FEATURES)
-    weights = np.zeros(width)
-    for _ in range(ITERATIONS):
-        gradient = -RIDGE * weights
-        curvature = RIDGE * np.eye(width)
-        for data in sets:
-            p = softmax(data, data.x @ weights)
-            mean = np.add.reduceat(data.x * p[:, None], data.starts, axis=0)
-            gradient += data.weight * (data.x[data.chosen].sum(0) - mean.sum(0))
-            curvature += data.weight * ((data.x * p[:, None]).T @ data.x - mean.T @ mean)
-        step = np.linalg.solve(curvature, gradient)
-        weights += step
-        if float(np.abs(step).max()) < 1e-6:
-            break
-    return weights
+def fit(sets: Sequence[Choices]) -> Parameters:
+    """Maximum likelihood by Adam with decoupled decay, a warm-up and a cosine."""
+    random = np.random.default_rng(SEED)
+    parameters = _initial(random)
+    values = parameters.all()
+    first, second = [np.zeros_like(v) for v in values], [np.zeros_like(v) for v in values]
+    # The bias and the one weight of the prior are not pulled to zero.
+    decays = [DECAY, DECAY, 0.0, DECAY, DECAY * 0.3, 0.0]
+    batches = [(n, part) for n, data in enumerate(sets) for part in range(max(1, len(data.sizes) // BATCH))]
+    step, steps = 0, EPOCHS * len(batches)
+    for _ in range(EPOCHS):
+        orders = [random.permutation(len(data.sizes)) for data in sets]
+        for number in random.permutation(len(batches)):
+            which, part = batches[number]
+            data = sets[which]
+            gradients = _gradients(parameters, data, orders[which][part :: max(1, len(data.sizes) // BATCH)])
+            step += 1
+            rate = RATE * min(1.0, step / WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            for value, gradient, one, two, decay in zip(values, gradients, first, second, decays, strict=True):
+                one += np.float32(0.1) * (gradient - one)
+                two += np.float32(0.001) * (gradient * gradient - two)
+                mean, spread = one / (1 - 0.9**step), np.sqrt(two / (1 - 0.999**step))
+                value -= (rate * (mean / (spread + 1e-8) + decay * value)).astype(np.float32)
+    return parameters
 
 
-def fit_prior(data: Choices, weights: Floats) -> float:
-    """The one weight of the persona prior, the others held."""
-    base = data.x @ weights
-    weight = 0.0
-    for _ in range(ITERATIONS):
-        p = softmax(data, base + weight * data.offset)
-        mean = np.add.reduceat(data.offset * p, data.starts)
-        slope = float(data.offset[data.chosen].sum() - mean.sum())
-        bend = float((data.offset**2 * p).sum() - (mean**2).sum())
-        weight += slope / bend
-    return weight
+def _initial(random: np.random.Generator) -> Parameters:
+    width = len(FEATURES) + len(CONTEXT)
+    return Parameters(
+        random.normal(0, width**-0.5, (len(FEATURES), UNITS)).astype(np.float32),
+        random.normal(0, width**-0.5, (len(CONTEXT), UNITS)).astype(np.float32),
+        np.zeros(UNITS, np.float32),
+        random.normal(0, 0.3 * UNITS**-0.5, UNITS).astype(np.float32),
+        np.zeros(len(FEATURES), np.float32),
+        np.zeros(1, np.float32),
+    )
 
 
-def talk_rates(recordings: list[Recording]) -> dict[str, float]:
-    """ln of how much more often than an equal share each person speaks, for those seen often enough."""
-    spoken: Counter[str] = Counter()
-    expected: defaultdict[str, float] = defaultdict(float)
-    for recording in recordings:
-        for name in recording.speakers:
-            expected[name] += len(recording.turns) / len(recording.speakers)
-        spoken.update(recording.speakers[speaker] for speaker, _ in recording.turns)
+def _gradients(now: Parameters, data: Choices, chosen_sets: Whole) -> list[Floats]:
+    sizes = data.sizes[chosen_sets]
+    starts = np.concatenate([[0], np.cumsum(sizes)[:-1]])
+    index = np.repeat(data.starts[chosen_sets] - starts, sizes) + np.arange(sizes.sum())
+    chosen = starts + (data.chosen[chosen_sets] - data.starts[chosen_sets])
+    x, prior, context = data.x[index], data.prior[index], data.context[chosen_sets]
+    shared = context @ now.context + now.bias
+    hidden = np.tanh(x @ now.features + np.repeat(shared, sizes, axis=0))
+    scores = hidden @ now.out + x @ now.linear + now.talk[0] * prior
+    top = np.maximum.reduceat(scores, starts)
+    powers = np.exp(scores - np.repeat(top, sizes))
+    error = powers / np.repeat(np.add.reduceat(powers, starts), sizes)
+    error[chosen] -= 1
+    error *= np.float32(data.weight / len(sizes))
+    inner = np.outer(error, now.out) * (1 - hidden * hidden)
+    per_set = np.add.reduceat(inner, starts, axis=0)
+    return [
+        x.T @ inner,
+        context.T @ per_set,
+        per_set.sum(0),
+        hidden.T @ error,
+        x.T @ error,
+        np.array([float(error @ prior)], np.float32),
+    ]
+
+
+def document(learnt: Parameters, scale: Scale) -> dict[str, Any]:
+    """The weights file: over features as they are."""
+    features = learnt.features / scale.deviation[:, None]
+    context = learnt.context / scale.context_deviation[:, None]
+    bias = learnt.bias - scale.mean @ features - scale.context_mean @ context
+    linear = learnt.linear / scale.deviation
     return {
-        name: math.log((spoken[name] + 5) / (share + 5)) for name, share in expected.items() if share > PRIOR_MIN_TURNS
+        "attribution": ATTRIBUTION,
+        "talkativeness": _rounded(learnt.talk[0]),
+        "linear": {name: _rounded(value) for name, value in zip(FEATURES, linear, strict=True)},
+        "hidden": {
+            "bias": [_rounded(value) for value in bias],
+            "out": [_rounded(value) for value in learnt.out],
+            "features": {name: [_rounded(v) for v in row] for name, row in zip(FEATURES, features, strict=True)},
+            "context": {name: [_rounded(v) for v in row] for name, row in zip(CONTEXT, context, strict=True)},
+        },
     }
+
+
+def _rounded(value: np.floating[Any]) -> float:
+    return float(f"{float(value):.5g}")
+
+
+def learn(crd3: Sequence[Recording], irc: Sequence[Recording]) -> dict[str, Any]:
+    """The weights file learnt from these conversations."""
+    known = personas.known(crd3, personas.talkativeness(crd3))
+    sets = [choices(crd3, CRD3_WEIGHT), choices(known, CRD3_WEIGHT), choices(irc, IRC_WEIGHT)]
+    scale = standardise(sets)
+    return document(fit(sets), scale)
+
+
+def written(weights: dict[str, Any]) -> str:
+    """JSON with one line for each feature."""
+    text = json.dumps(weights, indent=1, ensure_ascii=False)
+    lines: list[str] = []
+    for line in text.split("\n"):
+        value = line.strip()
+        if lines and (value.startswith("]") or (lines[-1].endswith(("[", ", ")) and value[:1] in "-0123456789")):
+            lines[-1] += value.replace(",", ", ") if value[:1] != "]" else value
+        else:
+            lines.append(line)
+    return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def main() -> None:
-    """Train and write the weights file."""
+    """Learn and write the weights file, or cross-validate the threshold."""
     parser = argparse.ArgumentParser(description="learn the turn policy's weights")
     parser.add_argument("directory", type=Path)
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--folds", type=int, default=0)
     arguments = parser.parse_args()
-    crd3 = corpus.load(arguments.directory, "crd3", "train")
-    irc = corpus.load(arguments.directory, "irc", "train")
-    talk = talk_rates(crd3)
-    spoken = choices(crd3, 1.0, talk)
-    weights = fit([spoken, choices(irc, IRC_WEIGHT)])
-    document = {
-        "attribution": ATTRIBUTION,
-        "talkativeness": round(fit_prior(spoken, weights), 4),
-        "weights": {name: round(float(value), 5) for name, value in zip(FEATURES, weights, strict=True)},
-    }
-    arguments.out.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"{len(crd3)} + {len(irc)} conversations, {len(FEATURES)} weights -> {arguments.out}")
+    train = {name: corpus.load(arguments.directory, name, "train") for name in corpus.CORPORA}
+    if arguments.folds:
+        parts = []
+        for fold in range(arguments.folds):
+            rest = {
+                name: [r for i, r in enumerate(all_) if i % arguments.folds != fold] for name, all_ in train.items()
+            }
+            held = {name: all_[fold :: arguments.folds] for name, all_ in train.items()}
+            parts.append((model.parse(json.dumps(learn(rest["crd3"], rest["irc"]))), held))
+        print(threshold.report(parts))
+        return
+    arguments.out.write_text(written(learn(train["crd3"], train["irc"])), encoding="utf-8")
+    print(f"{len(train['crd3'])} + {len(train['irc'])} conversations -> {arguments.out}")
 
 
 if __name__ == "__main__":

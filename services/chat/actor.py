@@ -11,7 +11,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,7 @@ from services.chat.bell import Bell
 from services.chat.conversation import World
 from services.chat.crew import Crew
 from services.chat.events import Event, Turned
-from services.chat.inputs import Input, Loaded, PlayerErased, TimerFired
+from services.chat.inputs import BudgetSpent, Input, Loaded, PlayerErased, TimerFired
 from services.chat.outcome import Outcomes
 from services.chat.rules import Rules
 from services.chat.store import Append, ChatStore, Explained, Seen, Stored
@@ -64,7 +64,10 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """What all actors of a room share. ask and locate carry out those effects; record: keep inputs for replays."""
+    """What all actors of a room share. ask and locate carry out those effects; record: keep inputs for replays.
+
+    places: rules by slug of the location; broke: the UTC day, if a tenant's tokens of it are spent.
+    """
 
     store: ChatStore
     crew: Crew
@@ -75,6 +78,8 @@ class Tools:
     ask: Callable[[WorldActor, effects.Ask], Coroutine[Any, Any, None]]
     locate: Callable[[WorldActor, str], Coroutine[Any, Any, None]]
     record: bool = False
+    places: dict[str, Rules] = field(default_factory=dict)
+    broke: Callable[[str], int | None] = lambda _: None
 
 
 class WorldActor:
@@ -164,9 +169,11 @@ class WorldActor:
         newest = self.recent[-1].at_ms if self.recent else 0
         self._base_ms = max(self._tools.clock.now_ms(), newest)
         self._base_s = self._last_s = self._tools.clock.monotonic()
-        loaded = Loaded(0, floor + stored.skip, self._digest, self._tools.rules)
+        loaded = Loaded(0, floor + stored.skip, self._digest, self._tools.rules, self._tools.places)
         hole = (floor, floor + stored.skip) if stored.skip else None
-        await self._process([Entry(loaded, None)], hole=hole)
+        day = self._tools.broke(self.key[0])
+        spent = [] if day is None else [Entry(BudgetSpent(0, day), None)]
+        await self._process([Entry(loaded, None), *spent], hole=hole)
 
     async def _wait(self) -> bool:
         """Wait for an input or a timer. False when the world has been idle for long."""

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from services.chat.features import Rhythm
 from services.chat.policy import NPC, PLAYER, Decision, Participant
+from services.chat.rhythm import Rhythm
 from services.chat.rules import Rules
 
 URGENT = "urgent"
@@ -124,6 +124,8 @@ class Conversation:
 
     id: str
     members: Mapping[str, Participant]
+    # Slug of the location, whose settings hold here.
+    place: str = ""
     rhythm: Rhythm = field(default_factory=Rhythm)
     floor: Turn | None = None
     owed: tuple[Owed, ...] = ()
@@ -162,6 +164,16 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
+class Spent:
+    """What a player has had of NPCs on a UTC day (since 1970). last_ms: its last line that one heard."""
+
+    day: int
+    turns: int = 0
+    talk_ms: int = 0
+    last_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Wish:
     """Reasons for which an NPC shall decide without chat, merged until it has the floor."""
 
@@ -194,8 +206,10 @@ class World:
     # Per NPC: which players it has heard, and how often something it heard had to be forgotten.
     heard: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     generations: Mapping[str, int] = field(default_factory=dict)
-    # Per player: the UTC day (since 1970) of the last NPC turn it caused, and how many it caused that day.
-    spent: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    spent: Mapping[str, Spent] = field(default_factory=dict)
+    places: Mapping[str, Rules] = field(default_factory=dict)
+    # UTC day on which the tenant's token budget ran out.
+    broke_day: int = -1
 
     def where(self, entity_id: str) -> Conversation | None:
         """The conversation in which someone is."""

@@ -20,6 +20,15 @@ _EVERYONE = re.compile(
 _FIRST_PERSON = re.compile(r"\b(?:i|i['’]m|my|me|i['’]ll|i['’]ve)\b", re.IGNORECASE)
 _LAUGH = re.compile(r"\((?:laugh|chuckl|giggl|cheer|gasp|sing)|\b(?:lol|haha|hehe|rofl)", re.IGNORECASE)
 _DIGIT = re.compile(r"\d")
+_ANSWER = re.compile(
+    r"\W*(?:yes|yeah|yep|yup|no|nope|nah|okay|ok|right|sure|oh|all right|alright|correct|exactly)\b", re.IGNORECASE
+)
+_LEAVE = re.compile(
+    r"\b(?:can|could|do|may|should|am|did|would|is|are|does) (?:i|we|he|she|it|they|there|this|that)\b", re.IGNORECASE
+)
+_WHAT = re.compile(r"\b(?:what|who|where|when|why|how|which)\b", re.IGNORECASE)
+_AGREEMENT = re.compile(r"\b(?:okay|ok|all right)\b", re.IGNORECASE)
+_TRAILING = re.compile(r"(?:--|—|\.\.\.|…|-)\s*$")
 _ENDS = re.compile(r"(?<=[.!?])\s+")
 LONG_CHARS = 250
 
@@ -40,6 +49,13 @@ class Cues:
     parting: bool = False
     laugh: bool = False
     digit: bool = False
+    answers: bool = False
+    asks_leave: bool = False
+    asks_what: bool = False
+    agrees: bool = False
+    trails_off: bool = False
+    exclaims: bool = False
+    question: bool = False
 
 
 def read(text: str) -> Cues:
@@ -59,6 +75,13 @@ def read(text: str) -> Cues:
         parting=_PARTING.search(text) is not None,
         laugh=_LAUGH.search(text) is not None,
         digit=_DIGIT.search(text) is not None,
+        answers=_ANSWER.match(text) is not None,
+        asks_leave=_LEAVE.search(text) is not None,
+        asks_what=_WHAT.search(text) is not None,
+        agrees=_AGREEMENT.search(text) is not None,
+        trails_off=_TRAILING.search(text) is not None,
+        exclaims=text.rstrip().endswith("!"),
+        question="?" in text,
     )
 
 

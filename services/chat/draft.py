@@ -8,6 +8,7 @@ from typing import Any
 
 from services.chat import effects, events
 from services.chat.conversation import SOLO, Conversation, Session, Turn, Utterance, World
+from services.chat.rules import Rules
 
 
 class Draft:
@@ -33,6 +34,8 @@ class Draft:
         self.heard = dict(world.heard)
         self.generations = dict(world.generations)
         self.spent = dict(world.spent)
+        self.places = world.places
+        self.broke_day = world.broke_day
         self.events: list[events.Event] = []
         self.effects: list[effects.Effect] = []
 
@@ -57,7 +60,13 @@ class Draft:
             heard=self.heard,
             generations=self.generations,
             spent=self.spent,
+            places=self.places,
+            broke_day=self.broke_day,
         )
+
+    def law(self, conversation: Conversation) -> Rules:
+        """The rules that hold where a conversation is."""
+        return self.places.get(conversation.place, self.rules)
 
     def emit(self, conversation_id: str, body: events.Body, revision: int = 0) -> events.Event:
         """Append to the log, at the known revision unless an earlier one is meant."""

@@ -8,13 +8,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from services.chat import cues, vocative
-from services.chat.conversation import CONVERSATION, URGENT, Conversation, Reply, Turn
+from services.chat.conversation import CONVERSATION, URGENT, Conversation, Reply, Spent, Turn
 from services.chat.draft import Draft
 from services.chat.effects import Ask, Cancel, Explain, Replied, WishSettled
 from services.chat.events import Did, Said, Turned
-from services.chat.features import hear
 from services.chat.inputs import Acted, Spoke, TurnStarted
 from services.chat.policy import NPC, Decision
+from services.chat.rhythm import hear
 
 ASKED = "asked"
 QUEUED = "queued"
@@ -33,16 +33,32 @@ def calls_left(draft: Draft, causes: tuple[str, ...]) -> bool:
     return newest is None or newest.calls < draft.rules.calls_per_message
 
 
-def capped(draft: Draft, player_id: str) -> bool:
-    """Whether the player has caused as many NPC turns today as it may (D5)."""
-    day, turns = draft.spent.get(player_id, (0, 0))
-    return 0 < draft.rules.player_turns_day <= turns and day == draft.at // DAY_MS
+def capped(draft: Draft, player_id: str = "") -> str:
+    """Why no NPC may speak to the player any more today, "" = it may (D5)."""
+    rules, spent = draft.rules, _spent(draft, player_id)
+    if broke(draft):
+        return "TENANT_BUDGET"
+    if 0 < rules.player_turns_day <= spent.turns:
+        return "PLAYER_CAP"
+    return "TIME_CAP" if 0 < rules.player_talk_day_ms <= spent.talk_ms else ""
 
 
-def _spend(draft: Draft, player_id: str) -> None:
+def broke(draft: Draft) -> bool:
+    """Whether the tenant's tokens of today are spent."""
+    return draft.broke_day == draft.at // DAY_MS
+
+
+def talked(draft: Draft, player_id: str) -> None:
+    """A player said something that an NPC hears: the time since its line before counts, up to a bound."""
+    spent = _spent(draft, player_id)
+    since = min(draft.at - spent.last_ms, draft.rules.talk_gap_ms) if spent.last_ms else 0
+    draft.spent[player_id] = replace(spent, talk_ms=spent.talk_ms + since, last_ms=draft.at)
+
+
+def _spent(draft: Draft, player_id: str) -> Spent:
     today = draft.at // DAY_MS
-    day, turns = draft.spent.get(player_id, (today, 0))
-    draft.spent[player_id] = (today, turns + 1 if day == today else 1)
+    spent = draft.spent.get(player_id)
+    return spent if spent is not None and spent.day == today else Spent(today)
 
 
 def grant(draft: Draft, conversation_id: str, turn: Turn) -> Turn:
@@ -58,7 +74,8 @@ def grant(draft: Draft, conversation_id: str, turn: Turn) -> Turn:
     )
     draft.change(conversation_id, floor=turn)
     if turn.cause_player and draft.rules.player_turns_day:
-        _spend(draft, turn.cause_player)
+        spent = _spent(draft, turn.cause_player)
+        draft.spent[turn.cause_player] = replace(spent, turns=spent.turns + 1)
     for cause in turn.causes:
         draft.change_utterance(cause, turn_id=turn.id)
     if turn.causes and turn.causes[-1] in draft.open:

@@ -10,9 +10,9 @@ from services.chat.conversation import Conversation, Session, Utterance
 from services.chat.draft import Draft
 from services.chat.effects import Accepted, Settled
 from services.chat.events import Noticed, Said
-from services.chat.features import hear as next_rhythm
 from services.chat.inputs import Heard
 from services.chat.policy import PLAYER
+from services.chat.rhythm import hear as next_rhythm
 
 OK = "ok"
 # The existing game announces a click on an NPC in prose.
@@ -104,6 +104,8 @@ def _log(draft: Draft, item: Heard, conversation: Conversation | None, utterance
     if is_player:
         number = draft.session(item.speaker.id)
         draft.sessions[item.speaker.id] = Session(number, draft.at, present=conversation is not None)
+    if is_player and hearers and draft.rules.player_talk_day_ms:
+        floor.talked(draft, item.speaker.id)
     for npc in hearers if is_player else ():
         known = draft.heard.get(npc, ())
         if item.speaker.id not in known:

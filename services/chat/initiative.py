@@ -19,7 +19,7 @@ def break_silence(draft: Draft, conversation_id: str) -> None:
     if floor.capped(draft, conversation.rhythm.speaker):
         return
     view = replace(scene.scene_of(draft, conversation, conversation.rhythm.speaker), silence=True)
-    decision = policy.decide(draft.rules, view, model.default())
+    decision = policy.decide(draft.law(conversation), view, model.default())
     draft.change(conversation_id, decisions=conversation.decisions + 1)
     if decision.speakers:
         award.grant_pick(draft, conversation_id, replace(decision, reason="SILENCE"), award.SILENCE, view.speaker, ())
@@ -30,12 +30,13 @@ def greet(draft: Draft, conversation_id: str, player_id: str, utterance: Utteran
     conversation = draft.conversations.get(conversation_id)
     if conversation is None or player_id not in conversation.members or conversation.floor is not None:
         return False
-    if not draft.rules.greetings or floor.capped(draft, player_id) or greeted_lately(draft, conversation, player_id):
+    law = draft.law(conversation)
+    if not law.greetings or floor.capped(draft, player_id) or greeted_lately(draft, conversation, player_id):
         return False
-    if conversation.npc_turns >= draft.rules.turns_hard:
+    if conversation.npc_turns >= law.turns_hard:
         return False
     view = replace(scene.scene_of(draft, conversation, conversation.rhythm.speaker, utterance=utterance), silence=True)
-    anyone = replace(draft.rules, tau_silence=-1.0)
+    anyone = replace(law, tau_silence=-1.0)
     decision = policy.decide(anyone, replace(view, npc_turns=0), model.default())
     draft.change(conversation_id, decisions=conversation.decisions + 1)
     if not decision.speakers:
@@ -50,7 +51,7 @@ def greet(draft: Draft, conversation_id: str, player_id: str, utterance: Utteran
 def greeted_lately(draft: Draft, conversation: Conversation, player_id: str) -> bool:
     """Whether the player's greeting here is still on cooldown."""
     at = conversation.greeted.get(player_id)
-    return at is not None and draft.at - at < draft.rules.cooldown_greeting_ms
+    return at is not None and draft.at - at < draft.law(conversation).cooldown_greeting_ms
 
 
 def place(draft: Draft, npc: Participant) -> str:

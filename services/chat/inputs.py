@@ -16,13 +16,16 @@ class Loaded(msgspec.Struct, frozen=True, tag="loaded"):
     seq_floor: int
     digest: str
     rules: Rules
+    # By slug of the location.
+    places: dict[str, Rules] = {}
 
 
 class Cluster(msgspec.Struct, frozen=True):
-    """Who is within earshot of each other."""
+    """Who is within earshot of each other. place: slug of the location where that is."""
 
     lineage: str
     members: tuple[Participant, ...]
+    place: str = ""
 
 
 class Transition(msgspec.Struct, frozen=True):
@@ -139,6 +142,13 @@ class PlayerLocated(msgspec.Struct, frozen=True, tag="located"):
     present: bool
 
 
+class BudgetSpent(msgspec.Struct, frozen=True, tag="budget_spent"):
+    """The tenant's tokens of a UTC day (since 1970) are spent: no more turns until the next."""
+
+    at_ms: int
+    day: int
+
+
 class PlayerErased(msgspec.Struct, frozen=True, tag="erased"):
     """Everything of a player goes; the input log itself is replaced by a checkpoint right after."""
 
@@ -147,7 +157,7 @@ class PlayerErased(msgspec.Struct, frozen=True, tag="erased"):
 
 
 Turning = TurnStarted | Spoke | Acted | TurnEnded
-Input = Loaded | Observed | Heard | Wished | Turning | TimerFired | PlayerLocated | PlayerErased
+Input = Loaded | Observed | Heard | Wished | Turning | TimerFired | PlayerLocated | PlayerErased | BudgetSpent
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Input] = msgspec.msgpack.Decoder(Input)

@@ -16,13 +16,14 @@ def judge(draft: Draft, utterance_id: str) -> None:
     conversation = draft.conversations.get(utterance.conversation_id) if utterance else None
     if utterance is None or conversation is None:
         return
-    if floor.capped(draft, utterance.speaker_id):
-        award.keep_silent(draft, utterance, "PLAYER_CAP")
+    capped = floor.capped(draft, utterance.speaker_id)
+    if capped:
+        award.keep_silent(draft, utterance, capped)
         return
     lane = URGENT if _interrupt(draft, conversation, utterance) else CONVERSATION
     conversation = draft.conversations[conversation.id]
     view = scene.scene_of(draft, conversation, utterance.speaker_id, utterance=utterance)
-    decision = policy.decide(draft.rules, view, model.default())
+    decision = policy.decide(draft.law(conversation), view, model.default())
     draft.change(conversation.id, decisions=conversation.decisions + 1)
     if decision.obligation and decision.speakers:
         _oblige(draft, conversation.id, utterance, decision)
@@ -40,7 +41,7 @@ def judge(draft: Draft, utterance_id: str) -> None:
     elif not conversation.owed:
         award.decline(draft, conversation.id, utterance, decision)
         if decision.reason == "GATE" and not utterance.waiting:
-            draft.arm(f"silence:{conversation.id}", draft.rules.silence_ms)
+            draft.arm(f"silence:{conversation.id}", draft.law(conversation).silence_ms)
     arrange(draft, conversation.id)
 
 
@@ -81,14 +82,20 @@ def after_turn(draft: Draft, conversation_id: str, turn: Turn) -> None:
     if latest is not None and latest.waiting:
         # The existing game's calls are for one sentence: it gets one answer.
         return
-    alone = not conversation.players() and draft.rules.npc_to_npc
-    if not (causes or alone) or not floor.calls_left(draft, causes) or not scene.has_listeners(draft, conversation):
+    law = draft.law(conversation)
+    alone = not conversation.players() and law.npc_to_npc
+    if (
+        not (causes or alone)
+        or floor.broke(draft)
+        or not floor.calls_left(draft, causes)
+        or not scene.has_listeners(draft, conversation)
+    ):
         return
     view = scene.scene_of(draft, conversation, turn.npc_id, utterance=latest)
     view = replace(view, addressed=scene.addressed(conversation, turn))
     # Who was asked by name has answered: another must have a good reason to add something.
-    margin = draft.rules.soft_margin if turn.obliged else 0.0
-    decision = policy.decide(replace(draft.rules, tau=draft.rules.tau + margin), view, model.default())
+    margin = law.soft_margin if turn.obliged else 0.0
+    decision = policy.decide(replace(law, tau=law.tau + margin), view, model.default())
     draft.change(conversation_id, decisions=conversation.decisions + 1)
     if decision.speakers:
         award.grant_pick(draft, conversation_id, decision, award.REPLY, turn.cause_player, causes)

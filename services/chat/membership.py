@@ -8,9 +8,9 @@ from services.chat import award, floor, initiative, judgement, sessions
 from services.chat.conversation import SOLO, Conversation, Turn, Wish
 from services.chat.draft import Draft
 from services.chat.events import Moved, Noticed
-from services.chat.features import without
 from services.chat.inputs import Cluster, Observed, Transition
 from services.chat.policy import NPC, PLAYER, Participant
+from services.chat.rhythm import without
 
 NOTICED = {"formed", "joined", "left", "merged", "split"}
 
@@ -109,11 +109,13 @@ def _rebuild(
         members = {person.id: person for person in cluster.members}
         old = before.get(lineage) or before.get(origin.get(lineage, ""))
         if old is None:
-            draft.conversations[lineage] = Conversation(lineage, members, last_ms=draft.at)
+            draft.conversations[lineage] = Conversation(lineage, members, cluster.place, last_ms=draft.at)
             continue
         gone = [name for name in old.members if name not in members]
         kept = old if old.id == lineage else replace(old, id=lineage, floor=None, owed=(), undecided="", latest="")
-        draft.conversations[lineage] = replace(kept, members=members, floor=None, rhythm=without(old.rhythm, gone))
+        draft.conversations[lineage] = replace(
+            kept, members=members, place=cluster.place, floor=None, rhythm=without(old.rhythm, gone)
+        )
 
 
 def _move_turns(draft: Draft, before: dict[str, Conversation]) -> None:
@@ -126,7 +128,7 @@ def _move_turns(draft: Draft, before: dict[str, Conversation]) -> None:
         reason = ""
         if home is None:
             reason = "LEFT"
-        elif not home.players() and not draft.rules.npc_to_npc and turn.kind != award.DECIDE:
+        elif not home.players() and not draft.law(home).npc_to_npc and turn.kind != award.DECIDE:
             reason = "NOBODY_LISTENS"
         elif home.floor is not None and home.id != old.id:
             reason = "MERGED"
@@ -208,10 +210,10 @@ def _undecided_moves(draft: Draft, utterance_id: str, conversation_id: str) -> N
 
 def _expect_greetings(draft: Draft, before: dict[str, Conversation]) -> None:
     """Arm one greeting for each conversation that players have newly entered."""
-    if draft.legacy or not draft.rules.greetings:
+    if draft.legacy:
         return
     for conversation in draft.conversations.values():
-        if conversation.id.startswith(SOLO):
+        if conversation.id.startswith(SOLO) or not draft.law(conversation).greetings:
             continue
         old = before.get(conversation.id)
         arrived = [player for player in conversation.players() if old is None or player not in old.members]

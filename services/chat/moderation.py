@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from services.common.logs import get_logger
@@ -59,13 +61,57 @@ class Moderator(Protocol):
 
 
 class PatternModerator:
-    """The default: patterns only, no service."""
+    """The default: patterns only, no service. resource: what is shown to who speaks of self-harm."""
+
+    def __init__(self, resource: str = RESOURCE) -> None:
+        self._resource = resource
 
     async def before(self, text: str) -> Verdict:
-        return Verdict(False, RESOURCE) if _SELF_HARM.search(text) else ALLOWED
+        return Verdict(False, self._resource) if _SELF_HARM.search(text) else ALLOWED
 
     async def after(self, text: str) -> Verdict:
         return Verdict(False, CANNED) if _LEAK.search(text) or _SELF_HARM.search(text) else ALLOWED
+
+
+class WordModerator:
+    """Words and phrases of one's own that no NPC hears and none says; case and spacing do not matter."""
+
+    def __init__(self, words: Iterable[str]) -> None:
+        forms = sorted({r"\s+".join(map(re.escape, word.split())) for word in words if word.strip()})
+        self._words = re.compile(rf"(?<!\w)(?:{'|'.join(forms)})(?!\w)", re.IGNORECASE) if forms else None
+
+    async def before(self, text: str) -> Verdict:
+        return Verdict(False) if self._words is not None and self._words.search(text) else ALLOWED
+
+    async def after(self, text: str) -> Verdict:
+        return Verdict(False, CANNED) if self._words is not None and self._words.search(text) else ALLOWED
+
+
+@dataclass(frozen=True, slots=True)
+class Moderators:
+    """Several, in order: the first that refuses decides."""
+
+    chain: Sequence[Moderator]
+
+    async def before(self, text: str) -> Verdict:
+        for moderator in self.chain:
+            verdict = await moderator.before(text)
+            if not verdict.allowed:
+                return verdict
+        return ALLOWED
+
+    async def after(self, text: str) -> Verdict:
+        for moderator in self.chain:
+            verdict = await moderator.after(text)
+            if not verdict.allowed:
+                return verdict
+        return ALLOWED
+
+
+def words_of(path: str) -> tuple[str, ...]:
+    """The lines of a word file; # begins a comment. Raises OSError."""
+    with Path(path).open(encoding="utf-8") as lines:
+        return tuple(line.strip() for line in lines if line.strip() and not line.startswith("#"))
 
 
 async def check_before(moderator: Moderator, text: str) -> Verdict:

@@ -14,12 +14,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from services.chat import model
-from services.chat.features import Rhythm
+from services.chat.rhythm import Rhythm
 from services.chat.rules import Rules
 
 NPC = "npc"
 PLAYER = "player"
+# An explanation shows so many features of so many candidates, the likeliest.
 FEATURES_SHOWN = 6
+CANDIDATES_SHOWN = 8
 # The existing game shows only what answers a call of that NPC: one without a call cannot speak at all.
 NOT_WAITING = "NOT_WAITING"
 
@@ -121,18 +123,19 @@ def _obliged(rules: Rules, scene: Scene, kinds: Mapping[str, str], base: Decisio
 def _score(rules: Rules, scene: Scene, others: Sequence[Participant], weights: model.Model) -> tuple[Candidate, ...]:
     ids = [person.id for person in others]
     talk = {person.id: person.talkativeness for person in others}
-    shares, rows = model.score(weights, scene.rhythm, ids, talk)
-    shares = _dyad_broken(rules, scene, others, shares)
+    scores = model.score(weights, scene.rhythm, ids, talk)
+    shares = _dyad_broken(rules, scene, others, scores.probabilities)
+    likeliest = set(sorted(range(len(ids)), key=lambda i: -shares[i])[:CANDIDATES_SHOWN])
     return tuple(
         Candidate(
             person.id,
             person.name,
             person.kind,
             share,
-            tuple(model.contributions(weights, row, FEATURES_SHOWN)),
+            tuple(model.contributions(weights, scores, i, FEATURES_SHOWN)) if i in likeliest else (),
             scene.excluded.get(person.id, ""),
         )
-        for person, share, row in zip(others, shares, rows, strict=True)
+        for i, (person, share) in enumerate(zip(others, shares, strict=True))
     )
 
 

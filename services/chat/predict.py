@@ -8,17 +8,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.chat import cues, model, vocative
-from services.chat.features import Rhythm, hear
+from services.chat.rhythm import Rhythm, hear
 from services.common.errors import BadInput
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """Speakers by name and turns as (speaker index, text)."""
+    """Speakers by name and turns as (speaker index, text).
+
+    aliases and talkativeness: of each speaker, what a profile would say; () = nothing is known of anybody.
+    """
 
     id: str
     speakers: tuple[str, ...]
     turns: tuple[tuple[int, str], ...]
+    aliases: tuple[tuple[str, ...], ...] = ()
+    talkativeness: tuple[float, ...] = ()
 
 
 def predict(recording: Recording, weights: model.Model | None = None) -> list[list[float]]:
@@ -28,11 +33,12 @@ def predict(recording: Recording, weights: model.Model | None = None) -> list[li
     """
     weights = weights or model.default()
     keys = [str(index) for index in range(len(recording.speakers))]
+    talk = dict(zip(keys, recording.talkativeness, strict=True)) if recording.talkativeness else {}
     result = []
     for rhythm in rhythms(recording, keys):
         speaker = int(rhythm.speaker)
         candidates = [key for index, key in enumerate(keys) if index != speaker]
-        row, _ = model.score(weights, rhythm, candidates)
+        row = model.score(weights, rhythm, candidates, talk).probabilities
         row.insert(speaker, 0.0)
         result.append(row)
     return result
@@ -40,7 +46,8 @@ def predict(recording: Recording, weights: model.Model | None = None) -> list[li
 
 def rhythms(recording: Recording, keys: Sequence[str]) -> Iterator[Rhythm]:
     """The rhythm after each turn but the last."""
-    cast = [(name,) for name in recording.speakers]
+    known = recording.aliases or ((),) * len(recording.speakers)
+    cast = [(name, *aliases) for name, aliases in zip(recording.speakers, known, strict=True)]
     rhythm = Rhythm()
     for speaker, text in recording.turns[:-1]:
         rhythm = hear(rhythm, keys[speaker], vocative.parse(text, cast, speaker), keys, cues.read(text))
@@ -48,16 +55,23 @@ def rhythms(recording: Recording, keys: Sequence[str]) -> Iterator[Rhythm]:
 
 
 def recording_of(document: Any) -> Recording:
-    """A recording from one JSON object {"id", "speakers": [names], "turns": [{"s", "t"}]}. Raises BadInput."""
+    """A recording from one JSON object {"id", "speakers": [names], "turns": [{"s", "t"}]}. Raises BadInput.
+
+    Optional, one for each speaker: "aliases": [[names]] and "talkativeness": [0..1], as NPC profiles have them.
+    """
     try:
         speakers = tuple(str(name) for name in document["speakers"])
         turns = tuple((int(turn["s"]), str(turn["t"])) for turn in document["turns"])
         identity = str(document["id"])
-    except (KeyError, TypeError, ValueError) as error:
+        aliases = tuple(tuple(map(str, names)) for names in document.get("aliases", ()))
+        talk = tuple(map(float, document.get("talkativeness", ())))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise BadInput("a conversation is {id, speakers: [names], turns: [{s, t}]}") from error
     if any(not 0 <= speaker < len(speakers) for speaker, _ in turns):
         raise BadInput("a turn's speaker is not in speakers")
-    return Recording(identity, speakers, turns)
+    if any(given and len(given) != len(speakers) for given in (aliases, talk)):
+        raise BadInput("aliases and talkativeness are one for each speaker")
+    return Recording(identity, speakers, turns, aliases, talk)
 
 
 def predict_lines(lines: Iterable[str]) -> Iterator[str]:

@@ -26,8 +26,6 @@ from services.chat import (
 from services.chat.conversation import SOLO, Turn, Wish, World
 from services.chat.draft import Draft
 
-# Log numbers skip this far when a new owner loads a world: no number is ever used for two entries.
-
 # Players whose turns are counted; beyond it those of other days are forgotten.
 SPENT_MAX = 256
 
@@ -97,6 +95,8 @@ def _apply(draft: Draft, item: inputs.Input) -> None:
             _wished(draft, item)
         case inputs.PlayerLocated():
             sessions.located(draft, item.player_id, present=item.present)
+        case inputs.BudgetSpent():
+            draft.broke_day = item.day
         case inputs.PlayerErased():
             sessions.erase(draft, item.player_id)
         case inputs.Loaded():
@@ -193,7 +193,7 @@ def _greet(draft: Draft, conversation_id: str) -> None:
 
 def _loaded(draft: Draft, item: inputs.Loaded) -> None:
     """A new owner: no turn of the old one goes on, what was owed is failed visibly, fresh questions are judged."""
-    draft.rules, draft.digest = item.rules, item.digest
+    draft.rules, draft.places, draft.digest = item.rules, item.places, item.digest
     draft.next_seq = max(draft.next_seq, item.seq_floor + 1)
     for where, turn in list(draft.floors()):
         floor.close(draft, where, "cancelled" if turn.sentences else "failed", "OWNER_LOST")
@@ -229,7 +229,7 @@ def _tidy(draft: Draft) -> None:
                 del draft.conversations[conversation.id]
     if len(draft.spent) > SPENT_MAX:
         today = draft.at // floor.DAY_MS
-        draft.spent = {who: seen for who, seen in draft.spent.items() if seen[0] == today}
+        draft.spent = {who: seen for who, seen in draft.spent.items() if seen.day == today}
     if len(draft.recent) > 64:
         fresh = draft.at - draft.rules.same_text_ms
         draft.recent = {who: seen for who, seen in draft.recent.items() if seen[2] > fresh}

@@ -129,7 +129,15 @@ def without(rhythm: Rhythm, leavers: Sequence[str]) -> Rhythm:
 
 def knows(rhythm: Rhythm, name: str) -> bool:
     """Whether anything in the rhythm is about someone."""
-    around = {rhythm.speaker, rhythm.before, rhythm.starter, *rhythm.addressed, *rhythm.mentioned, *rhythm.seats, *rhythm.runs}
+    around = {
+        rhythm.speaker,
+        rhythm.before,
+        rhythm.starter,
+        *rhythm.addressed,
+        *rhythm.mentioned,
+        *rhythm.seats,
+        *rhythm.runs,
+    }
     return name in around or any(
         name in seat.next_count or name in seat.next_faded or name in seat.named for seat in rhythm.seats.values()
     )

@@ -22,8 +22,11 @@ class Rules:
     turns_hard: int = 3
     calls_per_message: int = 2
     addressed_max: int = 2
-    # NPC turns that one player may cause in a UTC day; 0 = no cap.
+    # NPC turns that one player may cause, and time it may talk to NPCs, in a UTC day; 0 = no cap.
     player_turns_day: int = 0
+    player_talk_day_ms: int = 0
+    # From a player's line to its next no more than this counts as talking.
+    talk_gap_ms: int = 60_000
     # A pair that alternated this often hears the others first: their score falls by the penalty.
     dyad_alternations: int = 5
     dyad_penalty: float = 1.5
@@ -64,6 +67,7 @@ def from_settings(settings: Settings) -> Rules:
         turns_soft=settings.npc_turns_soft,
         turns_hard=settings.npc_turns_hard,
         player_turns_day=settings.player_turns_per_day,
+        player_talk_day_ms=round(settings.player_minutes_per_day * 60_000),
         cooldown_npc_ms=round(settings.cooldown_npc_s * 1000),
         cooldown_greeting_ms=round(settings.cooldown_greeting_s * 1000),
         greetings=settings.greetings,
@@ -76,3 +80,11 @@ def from_settings(settings: Settings) -> Rules:
         utterance_ttl_ms=round(settings.utterance_ttl_s * 1000),
         absence_ms=round(settings.session_absence_s * 1000),
     )
+
+
+def of_places(settings: Settings) -> dict[str, Rules]:
+    """The rules of places that have settings of their own, by slug of the location."""
+    return {
+        slug: from_settings(settings.model_copy(update=given.model_dump(exclude_none=True)))
+        for slug, given in settings.places.items()
+    }

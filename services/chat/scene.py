@@ -25,14 +25,14 @@ def scene_of(draft: Draft, conversation: Conversation, speaker: str, *, utteranc
 def excluded(draft: Draft, conversation: Conversation, utterance: Utterance | None) -> dict[str, str]:
     """Why NPCs may not speak now unless obliged."""
     found: dict[str, str] = {}
-    last = conversation.rhythm.speaker
+    last, rest = conversation.rhythm.speaker, draft.law(conversation).cooldown_npc_ms
     for npc in conversation.npcs():
         pair = floor.pair_of(last, npc)
         if utterance is not None and utterance.waiting and npc not in utterance.waiting:
             found[npc] = NOT_WAITING
         elif busy(draft, npc):
             found[npc] = "BUSY"
-        elif draft.at - draft.spoke_ms.get(npc, -draft.rules.cooldown_npc_ms) < draft.rules.cooldown_npc_ms:
+        elif draft.at - draft.spoke_ms.get(npc, -rest) < rest:
             found[npc] = "COOLDOWN"
         elif pair in conversation.closed_pairs:
             found[npc] = "GOODBYE"
@@ -48,14 +48,14 @@ def busy(draft: Draft, npc_id: str) -> bool:
 
 def has_listeners(draft: Draft, conversation: Conversation) -> bool:
     """NPCs talk where a player is; among themselves only when the rules allow it."""
-    return bool(conversation.players()) or draft.rules.npc_to_npc
+    return bool(conversation.players()) or draft.law(conversation).npc_to_npc
 
 
 def may_add_a_line(draft: Draft, conversation: Conversation) -> bool:
     """A decision may be spoken as well, within the limits of a chain; an NPC alone talks to nobody but who asked."""
     if conversation.id.startswith(SOLO):
         return True
-    return has_listeners(draft, conversation) and conversation.npc_turns < draft.rules.turns_hard
+    return has_listeners(draft, conversation) and conversation.npc_turns < draft.law(conversation).turns_hard
 
 
 def addressed(conversation: Conversation, turn: Turn) -> tuple[str, ...]:

@@ -16,7 +16,10 @@ from services.chat.bell import Bell
 from services.chat.crew import Crew
 from services.chat.effects import Ask
 from services.chat.erasure import Eraser
-from services.chat.moderation import Moderator, PatternModerator
+from services.chat.inputs import BudgetSpent
+from services.chat.moderation import RESOURCE, Moderator, Moderators, PatternModerator, WordModerator, words_of
+from services.chat.moderation_hook import HttpModerator
+from services.chat.purse import Purse
 from services.chat.saying import PERIOD_S, Saying
 from services.chat.servicer import ChatServicer
 from services.chat.store import SCHEMA, ChatStore
@@ -28,8 +31,16 @@ SERVICE = "earshot.chat.v1.ChatService"
 
 
 async def bind(app: App) -> None:
-    """Serve chat with the default moderation."""
-    await bind_with(app, PatternModerator())
+    """Serve chat with the moderation that the settings name. Raises OSError when the word file cannot be read."""
+    settings = app.settings
+    chain: list[Moderator] = [PatternModerator(settings.self_harm_line or RESOURCE)]
+    if settings.moderation_words:
+        chain.append(WordModerator(words_of(settings.moderation_words)))
+    if settings.moderation_url:
+        hook = HttpModerator(settings.moderation_url)
+        app.on_close("chat.moderation", hook.close)
+        chain.append(hook)
+    await bind_with(app, Moderators(chain))
 
 
 async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> None:
@@ -47,10 +58,20 @@ async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> 
     async def locate(actor: WorldActor, player_id: str) -> None:
         await worlds.locate(actor, player_id)
 
-    laws = rules.from_settings(settings)
-    tools = Tools(store, crew, bell, app.clock, app.metrics, laws, ask, locate, settings.record)
+    async def paid(tenant: str, tokens: int) -> None:
+        if await purse.spend(tenant, tokens):
+            for actor in worlds.all():
+                if actor.key[0] == tenant:
+                    actor.submit(BudgetSpent(0, purse.today))
+
+    def broke(tenant: str) -> int | None:
+        return purse.today if purse.broke(tenant) else None
+
+    purse = Purse(store, app.clock, settings.tenant_tokens_per_day)
+    laws, places = rules.from_settings(settings), rules.of_places(settings)
+    tools = Tools(store, crew, bell, app.clock, app.metrics, laws, ask, locate, settings.record, places, broke)
     worlds = Worlds(state, tools)
-    asking = Asking(sync, moderator, worlds, app.clock, settings.turn_deadline_s, settings.history_tokens)
+    asking = Asking(sync, moderator, worlds, app.clock, settings.turn_deadline_s, settings.history_tokens, paid)
     players = Toll(Allowance(settings.player_messages_per_10s, PERIOD_S))
     saying = Saying(worlds, store, state, moderator, app.clock, app.metrics, players)
     eraser = Eraser(store, worlds, state, sync, app.clock)

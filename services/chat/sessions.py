@@ -8,7 +8,7 @@ from services.chat import floor
 from services.chat.conversation import Session
 from services.chat.draft import Draft
 from services.chat.effects import Locate, Settled
-from services.chat.features import Rhythm, knows
+from services.chat.rhythm import Rhythm, knows
 
 
 def presence(draft: Draft) -> None:

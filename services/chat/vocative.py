@@ -49,8 +49,14 @@ _AUXILIARY = _words(
     "was were will won't would wouldn't and but because maybe well"
 )
 _WORD = re.compile(r"[\w'’]+")
-_SENTENCE = re.compile(r"[.!?…]+[\"')\]]*(?=\s|$)|\n+|\s/\s|;|--|—|\.\.\.")
+# A stage direction, (laughs) or *waves*, stands between sentences as well.
+_SENTENCE = re.compile(r"[.!?…]+[\"')\]]*(?=\s|$)|\n+|\s/\s|;|--|—|\.\.\.|\([^()]{1,40}\)|(?<!\w)\*[^*]{1,40}\*")
+# What stands before the first comma or colon may be a name cut short, as chat programs complete it.
+_CALLED = re.compile(r"\s*@?([^\W_][\w-]{2,})\s*(?::(?!//)|,(?=\s))")
+_EDGES = re.compile(r"^[\W_]+|[\W_]+$")
 _JOINER = re.compile(r"[\s,&+/]*(?:\band\b|\bor\b|\bn\b)?[\s,&+/]*")
+# Letters from which the beginning of a name, followed by a comma, is no interjection.
+TELLING = 4
 _DELIMITERS = ",:;!?.…-–—~)>*"
 
 
@@ -89,6 +95,10 @@ def aliases_of(names: Sequence[str]) -> tuple[str, ...]:
         whole = _form(name)
         if len(whole) >= 2:
             found[whole] = None
+        # "Light-" and "rmd_" are called Light and rmd.
+        plain = _EDGES.sub("", whole)
+        if len(plain) >= 3 and plain not in _EVERYDAY:
+            found[plain] = None
         words = whole.split()
         if len(words) > 1:
             for word in words:
@@ -124,11 +134,22 @@ def find_mentions(text: str, cast: Sequence[Sequence[str]], speaker: int) -> tup
 def parse(text: str, cast: Sequence[Sequence[str]], speaker: int) -> Address:
     """Tell whom `text` addresses and whom it mentions (an address is also a mention)."""
     mentions = find_mentions(text, cast, speaker)
-    if not mentions:
+    addressed = tuple(dict.fromkeys(m.who for m in mentions if m.address))
+    if not addressed and (called := _CALLED.match(text)):
+        addressed = _abbreviated(called[1].casefold(), called[0].endswith(":"), cast, speaker)
+    if not mentions and not addressed:
         return NOBODY
-    return Address(
-        tuple(dict.fromkeys(m.who for m in mentions if m.address)), tuple(dict.fromkeys(m.who for m in mentions))
-    )
+    return Address(addressed, tuple(dict.fromkeys((*addressed, *(m.who for m in mentions)))))
+
+
+def _abbreviated(word: str, colon: bool, cast: Sequence[Sequence[str]], speaker: int) -> tuple[int, ...]:
+    """The one person whose name begins with the word that a text begins with; before a comma only when it tells."""
+    if word in _OPENERS or (not colon and (word in _EVERYDAY or len(word) < TELLING)):
+        return ()
+    found = [
+        who for who, names in enumerate(cast) if who != speaker and any(_form(name).startswith(word) for name in names)
+    ]
+    return (found[0],) if len(found) == 1 else ()
 
 
 @lru_cache(maxsize=1024)
@@ -190,9 +211,9 @@ def _is_address(text: str, group: list[tuple[int, int, int]], sentences: list[tu
     opened = not words_before or (len(words_before) <= 3 and all(word in _OPENERS for word in words_before))
     ends_here = after == "" or not _WORD.search(after)
     if ends_here:
-        return opened or before[-1:] == "," or words_before[-1] in _CLOSERS
+        return opened or before[-1:] == "," or words_before[-1] in _CLOSERS or words_before[-2:] == ["come", "on"]
     if after[0] in _DELIMITERS:
-        return opened or closed_before
+        return opened or closed_before or words_before[-1] == "you"
     if not opened:
         return False
     return _speaks_to(after)

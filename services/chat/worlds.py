@@ -206,7 +206,7 @@ def digest_of(world: Key, loaded_ms: int) -> str:
 def observed(heard: state_pb2.GetEarshotResponse, profiles: dict[str, type_pb2.NpcProfile], known: World) -> Observed:
     """State's answer as an input."""
     clusters = tuple(
-        Cluster(cluster.lineage, tuple(_member(member, profiles) for member in cluster.members))
+        Cluster(cluster.lineage, tuple(_member(member, profiles) for member in cluster.members), cluster.location)
         for cluster in heard.clusters
     )
     return Observed(

@@ -8,13 +8,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOMS = ("edge", "state", "cluster", "sync", "chat")
 # Those that others call over gRPC.
 SERVED = ("state", "cluster", "sync", "chat")
 Room = Literal["edge", "state", "cluster", "sync", "chat"]
+
+
+class PlaceSettings(BaseModel):
+    """What may differ from place to place; what is not given is as everywhere."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    tau: float | None = Field(None, ge=0, le=1)
+    tau_silence: float | None = Field(None, ge=0, le=1)
+    awkward_silence_s: float | None = Field(None, gt=0)
+    npc_turns_soft: int | None = Field(None, ge=0)
+    npc_turns_hard: int | None = Field(None, ge=0)
+    cooldown_npc_s: float | None = Field(None, ge=0)
+    cooldown_greeting_s: float | None = Field(None, ge=0)
+    greetings: bool | None = None
+    npc_to_npc: bool | None = None
 
 
 class Settings(BaseSettings):
@@ -206,6 +222,28 @@ class Settings(BaseSettings):
     player_turns_per_day: int = Field(
         0, ge=0, description="NPC turns that one player may cause in a world per UTC day (D5); 0 = no cap."
     )
+    player_minutes_per_day: float = Field(
+        0.0, ge=0, description="Minutes that one player may talk to NPCs in a world per UTC day (D5); 0 = no cap."
+    )
+    tenant_tokens_per_day: int = Field(
+        0, ge=0, description="Tokens that a tenant's turns may cost per UTC day and chat process; 0 = no budget."
+    )
+    places: dict[str, PlaceSettings] = Field(
+        {},
+        description="Settings of places by slug of the location, as JSON: "
+        '{"tavern": {"tau": 0.35, "greetings": false}}; tau, tau_silence, awkward_silence_s, npc_turns_soft, '
+        "npc_turns_hard, cooldown_npc_s, cooldown_greeting_s, greetings, npc_to_npc.",
+    )
+    moderation_url: str = Field(
+        "",
+        pattern=r"^(https?://.+)?$",
+        description='Asked before and after: POST {"stage", "text"} answers {"allowed", "instead"} within a second. '
+        "An NPC's sentence that it cannot judge is not shown.",
+    )
+    moderation_words: str = Field(
+        "", description="File of words and phrases, one a line, that no NPC hears and none says."
+    )
+    self_harm_line: str = Field("", description="Shown to who speaks of self-harm; empty = the built-in line.")
     retention_h: float = Field(24.0, description="Events are kept this long (D7).")
     events_per_world: int = Field(5000, description="And at most this many per world.")
     record: bool = Field(

@@ -54,6 +54,8 @@ class Place:
     present: set[str] = field(default_factory=set)
     closed: bool = False
     epoch: int = 0
+    # Of a lineage: the slug of its location.
+    locations: dict[str, str] = field(default_factory=dict)
 
 
 class FakeState(state_pb2_grpc.StateServiceServicer):
@@ -115,6 +117,7 @@ class FakeState(state_pb2_grpc.StateServiceServicer):
             clusters=[
                 state_pb2.EarshotCluster(
                     lineage=lineage,
+                    location=place.locations.get(lineage, ""),
                     members=[
                         state_pb2.EarshotMember(id=member, name=NAMES.get(member, member), kind=kind_of(member))
                         for member in members
@@ -200,6 +203,7 @@ class Line:
     actions: tuple[str, ...] = ()
     error: EarshotError | None = None
     degraded: str = ""
+    tokens: int = 0
 
 
 Script = Callable[[sync_pb2.ConverseRequest], Line]
@@ -242,7 +246,9 @@ class FakeSync(sync_pb2_grpc.SyncServiceServicer):
                 yield sync_pb2.ConverseResponse(action=sync_pb2.ConverseAction(action=action))
             yield sync_pb2.ConverseResponse(
                 finished=sync_pb2.ConverseFinished(
-                    outcome=sync_pb2.ConverseOutcome.Value(f"CONVERSE_OUTCOME_{line.outcome}"), degraded=line.degraded
+                    outcome=sync_pb2.ConverseOutcome.Value(f"CONVERSE_OUTCOME_{line.outcome}"),
+                    degraded=line.degraded,
+                    usage=sync_pb2.Usage(prompt_tokens=line.tokens // 2, completion_tokens=line.tokens // 2),
                 )
             )
         except (asyncio.CancelledError, GeneratorExit):

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.chat import cues, model, policy, predict, vocative
-from services.chat.features import FEATURES, STRETCH, Rhythm, hear, knows, rows, without
+from services.chat.features import CONTEXT, FEATURES, rows
 from services.chat.policy import NPC, PLAYER, Participant, Scene, decide
 from services.chat.predict import Recording, predict_lines, recording_of
+from services.chat.rhythm import STRETCH, Rhythm, hear, knows, without
 from services.chat.rules import Rules
 from services.common.errors import BadInput
 
@@ -143,11 +144,31 @@ def test_a_pair_that_goes_on_for_ever_makes_room() -> None:
 # -- the model ---------------------------------------------------------------------------------------------------------
 
 
+def weights_of(**more: float) -> str:
+    hidden = {
+        "bias": [0.1],
+        "out": [0.5],
+        "features": {f: [0.0] for f in FEATURES},
+        "context": {c: [0] for c in CONTEXT},
+    }
+    return json.dumps({"talkativeness": 0.3, "linear": {**dict.fromkeys(FEATURES, 0.0), **more}, "hidden": hidden})
+
+
 def test_weights_must_fit_the_features() -> None:
-    text = json.dumps({"talkativeness": 0.3, "weights": dict.fromkeys(FEATURES, 0.0)})
-    assert model.parse(text).weights == (0.0,) * len(FEATURES)
+    read = model.parse(weights_of())
+    assert read.linear == (0.0,) * len(FEATURES)
+    assert (len(read.units[0]), len(read.shared[0])) == (len(FEATURES), len(CONTEXT))
     with pytest.raises(ValueError, match="surprise"):
-        model.parse(json.dumps({"talkativeness": 0, "weights": {**dict.fromkeys(FEATURES, 0.0), "surprise": 1}}))
+        model.parse(weights_of(surprise=1.0))
+
+
+def test_an_explanation_names_what_moved_the_score() -> None:
+    weights = model.parse(weights_of(previous=2.0, share=0.1))
+    rhythm, _ = talk(("ada", "Hm."), ("mara", "Well."), ("ada", "And then?"))
+    scores = model.score(weights, rhythm, ["mara", "brom"])
+    assert model.contributions(weights, scores, 0, 2) == [("previous", 2.0), ("share", pytest.approx(0.1 / 3))]
+    assert model.contributions(weights, scores, 1, 2) == []
+    assert scores.probabilities[0] > scores.probabilities[1]
 
 
 lines_of_four = st.lists(st.tuples(st.integers(0, 3), st.text(max_size=60)), min_size=2, max_size=25)
@@ -179,6 +200,17 @@ def test_the_order_in_which_speakers_are_listed_tells_nothing(turns: list[tuple[
     )
     for row, other in zip(table, moved, strict=True):
         assert [other[place[i]] for i in range(4)] == pytest.approx(row)
+
+
+def test_what_profiles_say_counts() -> None:
+    turns = [{"s": 0, "t": "Barkeep, one ale!"}, {"s": 1, "t": "Here."}]
+    plain = {"id": "x", "speakers": ["Ada", "Brom", "Mara"], "turns": turns}
+    named = {**plain, "aliases": [[], [], ["barkeep"]]}
+    chatty = {**plain, "talkativeness": [0.5, 0.5, 0.9]}
+    p, by_alias, by_talk = (json.loads(line)["p"][0] for line in predict_lines(map(json.dumps, (plain, named, chatty))))
+    assert by_alias[2] > p[2] < by_talk[2]
+    for wrong in ({"aliases": [[]]}, {"talkativeness": [0.5, "x", 1]}, {"talkativeness": [1]}, {"aliases": 5}):
+        assert "error" in json.loads(next(iter(predict_lines([json.dumps({**plain, **wrong})]))))
 
 
 def test_predict_reads_and_answers_lines() -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import unicodedata
+from pathlib import Path
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +16,18 @@ from services.chat import erasing, events, history, hygiene
 from services.chat.allowance import BUCKETS_MAX, Allowance
 from services.chat.conversation import Act, Session
 from services.chat.events import Did, Event, Moved, Noticed, Said, Turned
-from services.chat.moderation import CANNED, RESOURCE, PatternModerator, Verdict, check_after, check_before
+from services.chat.moderation import (
+    CANNED,
+    RESOURCE,
+    Moderators,
+    PatternModerator,
+    Verdict,
+    WordModerator,
+    check_after,
+    check_before,
+    words_of,
+)
+from services.chat.moderation_hook import HttpModerator
 from services.chat.policy import NPC, PLAYER, Participant
 from services.common.errors import BadInput
 
@@ -65,6 +79,48 @@ async def test_the_default_moderation() -> None:
     for text in ("see https://x.example", "mail me at a@b.co", "call 555-123-4567-8", "As an AI language model I"):
         assert await check_after(moderator, text) == CANNED
     assert await check_after(moderator, "The soup costs 12 coins.") == "The soup costs 12 coins."
+
+
+async def test_a_word_list_of_ones_own() -> None:
+    moderator = Moderators((PatternModerator("Call us."), WordModerator(("Bad Word", "", "naughty"))))
+    assert (await check_before(moderator, "I want to die")).instead == "Call us."
+    for text in ("such a bad  word!", "NAUGHTY"):
+        assert not (await check_before(moderator, text)).allowed
+        assert await check_after(moderator, text) == CANNED
+    assert (await check_before(moderator, "badword, naughtyish")).allowed
+    assert (await check_before(WordModerator(()), "anything")).allowed
+
+
+def test_a_word_file(tmp_path: Path) -> None:
+    file = tmp_path / "words"
+    file.write_text("# ours\nbad word\n\n naughty \n", encoding="utf-8")
+    assert words_of(str(file)) == ("bad word", "naughty")
+
+
+@pytest.mark.parametrize(
+    ("answer", "before", "after"),
+    [
+        (httpx.Response(200, json={"allowed": True}), True, "hello"),
+        (httpx.Response(200, json={"allowed": False, "instead": "Hm."}), False, "Hm."),
+        (httpx.Response(200, json={"allowed": False}), False, CANNED),
+        (httpx.Response(200, json={"allowed": "yes"}), True, CANNED),
+        (httpx.Response(200, text="nonsense"), True, CANNED),
+        (httpx.Response(500), True, CANNED),
+    ],
+)
+async def test_a_moderation_service(answer: httpx.Response, before: bool, after: str) -> None:
+    """What it cannot judge is heard, because NPCs' answers are judged again; but never shown."""
+    asked: list[object] = []
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        return answer
+
+    moderator = HttpModerator("http://127.0.0.1/judge", httpx.MockTransport(serve))
+    assert (await check_before(moderator, "hello")).allowed is before
+    assert await check_after(moderator, "hello") == after
+    assert asked == [{"stage": "before", "text": "hello"}, {"stage": "after", "text": "hello"}]
+    await moderator.close()
 
 
 async def test_a_hook_that_hangs_fails_closed_after_and_open_before() -> None:

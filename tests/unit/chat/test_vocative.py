@@ -48,6 +48,18 @@ MARA, BROM, WILL, RHEA, BEN = 1, 2, 3, 4, 5
         ("Ben? Ada is here.", (BEN,), (BEN,)),
         ("Maranda, hello", (), ()),
         ("Tell Ben I am here", (), (BEN,)),
+        ("(laughs) Mara, your turn.", (MARA,), (MARA,)),
+        ("*waves* Mara can you hear me", (MARA,), (MARA,)),
+        ("Who told you, Ben, of all people", (BEN,), (BEN,)),
+        ("It swings at you Ben, and misses", (BEN,), (BEN,)),
+        ("Oh, come on Mara.", (MARA,), (MARA,)),
+        ("He would come home on Mara.", (), (MARA,)),
+        ("mar: two ales", (MARA,), (MARA,)),
+        ("Bark, another", (MARA,), (MARA,)),
+        ("Mar, that was close", (), ()),
+        ("Anyone, really", (), ()),
+        ("wil: over here", (WILL,), (WILL,)),
+        ("Well, over here", (), ()),
         ("", (), ()),
     ],
 )
@@ -61,6 +73,17 @@ def test_a_name_of_two_is_nobody_s_but_the_speaker_does_not_count() -> None:
     assert parse("Pete, hello", twins, 2).addressed == ()
     # A player called as the NPC is: it does not speak to itself.
     assert parse("Pete, hello", twins, 0).addressed == (1,)
+
+
+def test_a_name_cut_short_is_nobody_s_when_two_could_be_meant() -> None:
+    cast = [("Ada",), ("Marabel",), ("Marius",), ("Light-",), ("rmd_",), ("xX_Theo_Xx",)]
+    assert parse("Mar: hello", cast, 0).addressed == ()
+    assert parse("Mari: hello", cast, 0).addressed == (2,)
+    assert parse("Mari: hello", cast, 2).addressed == ()
+    assert parse("Light: hello", cast, 0).addressed == (3,)
+    assert parse("rmd: hello", cast, 0).addressed == (4,)
+    assert parse("the: hello", cast, 0).addressed == ()
+    assert parse("http://example.org", [("Ada",), ("Httpd",)], 0).addressed == ()
 
 
 def test_aliases_leave_titles_and_everyday_words_out() -> None:
