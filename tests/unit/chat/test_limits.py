@@ -10,7 +10,7 @@ from earshot.chat.v1 import chat_pb2
 from pydantic import ValidationError
 
 from services.common.settings import Settings
-from tests.unit.chat.neighbours import Line, tavern
+from tests.unit.chat.neighbours import Line, ref, tavern
 
 REPLIED, SILENT = chat_pb2.SAY_OUTCOME_REPLIED, chat_pb2.SAY_OUTCOME_SILENT
 DAY_S = 86_400
@@ -56,7 +56,7 @@ async def test_a_tenant_s_tokens_of_a_day_end_every_turn_everywhere(tmp_path: Pa
         answer = await room.say("p1", "Mara, again?", world="w3")
         assert answer.reason == "TENANT_BUDGET", "a restart does not open the purse"
         decided = await room.chat.Decide(
-            chat_pb2.DecideRequest(world={"tenant": "local", "world": "w3"}, npc_id="mara", wait_ms=2000), timeout=5
+            chat_pb2.DecideRequest(world=ref("w3"), npc_id="mara", wait_ms=2000), timeout=5
         )
         assert (decided.outcome, decided.reason) == ("failed", "TENANT_BUDGET")
         await asyncio.sleep(DAY_S)

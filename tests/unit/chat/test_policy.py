@@ -209,7 +209,10 @@ def test_what_profiles_say_counts() -> None:
     chatty = {**plain, "talkativeness": [0.5, 0.5, 0.9]}
     p, by_alias, by_talk = (json.loads(line)["p"][0] for line in predict_lines(map(json.dumps, (plain, named, chatty))))
     assert by_alias[2] > p[2] < by_talk[2]
-    for wrong in ({"aliases": [[]]}, {"talkativeness": [0.5, "x", 1]}, {"talkativeness": [1]}, {"aliases": 5}):
+    wrongs: list[dict[str, object]] = [
+        {"aliases": [[]]}, {"aliases": 5}, {"talkativeness": [0.5, "x", 1]}, {"talkativeness": [1]},
+    ]  # fmt: skip
+    for wrong in wrongs:
         assert "error" in json.loads(next(iter(predict_lines([json.dumps({**plain, **wrong})]))))
 
 
