@@ -67,7 +67,7 @@ lock: ## renew the hash-pinned locks (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
 	  pyproject.toml --group build -o requirements.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
-	  pyproject.toml --group build --group dev -c requirements.lock -o requirements-dev.lock
+	  pyproject.toml --all-extras --group build --group dev -c requirements.lock -o requirements-dev.lock
 
 format: setup-dev
 	$(BIN)/ruff check --fix .

@@ -22,7 +22,7 @@ from services.chat.bell import Bell
 from services.chat.conversation import World
 from services.chat.crew import Crew
 from services.chat.events import Event, Turned
-from services.chat.inputs import BudgetSpent, Input, Loaded, PlayerErased, TimerFired
+from services.chat.inputs import BudgetSpent, Input, Loaded, PlayerErased, Retracted, TimerFired
 from services.chat.outcome import Outcomes
 from services.chat.rules import Rules
 from services.chat.store import Append, ChatStore, Explained, Seen, Stored
@@ -80,6 +80,8 @@ class Tools:
     record: bool = False
     places: dict[str, Rules] = field(default_factory=dict)
     broke: Callable[[str], int | None] = lambda _: None
+    # NPCs of a tenant that remember across sessions.
+    lasting: Callable[[str], frozenset[str]] = lambda _: frozenset()
 
 
 class WorldActor:
@@ -137,6 +139,12 @@ class WorldActor:
         """Drop a player from what is kept in memory for turns and for repeated messages."""
         kept = [erasing.without(event, player, names) for event in self.recent]
         self.recent = deque((event for event in kept if event is not None), maxlen=RECENT)
+        self.outcomes.forget()
+
+    def amend(self, seq: int, event: Event | None) -> None:
+        """An entry says something else from now on, or is gone (None), in what is kept in memory."""
+        kept = [event if other.seq == seq else other for other in self.recent]
+        self.recent = deque((other for other in kept if other is not None), maxlen=RECENT)
         self.outcomes.forget()
 
     def now_ms(self) -> int:
@@ -231,6 +239,7 @@ class WorldActor:
     ) -> tuple[list[tuple[Entry, reducer.Step]], World, Append]:
         world = self.world
         append = Append(self._number + 1, hole=hole, record=self._tools.record, at_ms=self.now_ms())
+        append.lasting = self._tools.lasting(self.key[0])
         steps: list[tuple[Entry, reducer.Step]] = []
         now = self.now_ms()
         must_store = False
@@ -259,7 +268,7 @@ class WorldActor:
             _explained(append, step)
             _remember(append, entry, step, now)
             steps.append((entry, step))
-            must_store = must_store or isinstance(item, PlayerErased | Loaded)
+            must_store = must_store or isinstance(item, PlayerErased | Retracted | Loaded)
         if must_store or self._number + len(append.inputs) - self._checkpoint >= CHECKPOINT_INPUTS:
             append.checkpoint = (self._number + len(append.inputs), reducer.encode(world))
         return steps, world, append

@@ -16,13 +16,14 @@ from earshot.state.v1 import state_pb2
 from earshot.sync.v1 import sync_pb2
 from earshot.type.v1 import type_pb2
 
-from services.chat import history, hygiene
+from services.chat import context_budget, history, hygiene
 from services.chat.actor import WorldActor
-from services.chat.conversation import SOLO, Act
+from services.chat.conversation import SOLO, Act, Recalled
 from services.chat.effects import Ask
 from services.chat.inputs import Acted, Spoke, TurnEnded, TurnStarted
 from services.chat.moderation import Moderator, check_after
 from services.chat.policy import NPC
+from services.chat.recollection import Recollection, Remembered, Witness
 from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import EarshotError, from_rpc
@@ -63,6 +64,7 @@ class Asking:
     history_tokens: int
     # Called with the tenant and the tokens of each finished turn.
     paid: Callable[[str, int], Coroutine[Any, Any, None]]
+    recollection: Recollection
 
     async def run(self, actor: WorldActor, ask: Ask) -> None:
         """Run a turn to its end; whatever happens, one TurnEnded is fed unless the turn was cancelled."""
@@ -78,11 +80,12 @@ class Asking:
         call: Any = None
         try:
             with tracing.span("history", stage="history"):
-                request = self._request(actor, ask)
+                request, remembered = await self._request(actor, ask)
+            recall_ms = round((self.clock.monotonic() - started) * 1000)
             with tracing.span("hop", stage="hop"):
                 call = self.sync.Converse(request, timeout=self.deadline_s)
                 async for message in call:
-                    finished = await self._take(actor, ask, message, started) or finished
+                    finished = await self._take(actor, ask, message, started, remembered, recall_ms) or finished
             if finished is not None:
                 outcome, reason = OUTCOMES.get(finished.outcome, "spoke"), ""
         except grpc.aio.AioRpcError as error:
@@ -109,11 +112,17 @@ class Asking:
             await self.paid(actor.key[0], finished.usage.prompt_tokens + finished.usage.completion_tokens)
 
     async def _take(
-        self, actor: WorldActor, ask: Ask, message: sync_pb2.ConverseResponse, started: float
+        self,
+        actor: WorldActor,
+        ask: Ask,
+        message: sync_pb2.ConverseResponse,
+        started: float,
+        remembered: Remembered,
+        recall_ms: int,
     ) -> sync_pb2.ConverseFinished | None:
         match message.WhichOneof("event"):
             case "started":
-                await self._started(actor, ask, message.started, started)
+                await self._started(actor, ask, message.started, started, remembered, recall_ms)
             case "sentence":
                 text = await check_after(self.moderator, hygiene.clean(message.sentence.text))
                 if text:
@@ -125,7 +134,15 @@ class Asking:
                 return message.finished
         return None
 
-    async def _started(self, actor: WorldActor, ask: Ask, told: sync_pb2.ConverseStarted, started: float) -> None:
+    async def _started(
+        self,
+        actor: WorldActor,
+        ask: Ask,
+        told: sync_pb2.ConverseStarted,
+        started: float,
+        remembered: Remembered,
+        recall_ms: int,
+    ) -> None:
         """Note how fresh the NPC is; membership up to that revision is logged first."""
         if told.revision > actor.world.revision:
             try:
@@ -137,24 +154,44 @@ class Asking:
             "decision": actor.decision_ms,
             "read": told.read_ms,
             "write": told.write_ms,
-            "model": max(0, round((self.clock.monotonic() - started) * 1000) - told.read_ms - told.write_ms),
+            "recall": recall_ms,
+            "model": max(
+                0, round((self.clock.monotonic() - started) * 1000) - told.read_ms - told.write_ms - recall_ms
+            ),
         }
+        recalled = tuple(
+            Recalled(one.memory.utterance_id, one.memory.world, one.memory.seq, one.memory.at_ms, one.score, one.legs)
+            for one in remembered.found
+        )
         await actor.feed(
-            TurnStarted(0, ask.turn_id, told.revision, told.age_ms, told.runtime, told.inlined, stages, told.degraded)
-        )
+            TurnStarted(
+                0, ask.turn_id, told.revision, told.age_ms, told.runtime, told.inlined, stages, told.degraded,
+                recalled, remembered.notes,
+            )
+        )  # fmt: skip
 
-    def _request(self, actor: WorldActor, ask: Ask) -> sync_pb2.ConverseRequest:
+    async def _request(self, actor: WorldActor, ask: Ask) -> tuple[sync_pb2.ConverseRequest, Remembered]:
         tenant, world = actor.key
-        lines = history.witnessed(
-            tuple(actor.recent), ask.npc_id, ask.conversation_id, actor.world.sessions, self.history_tokens
+        log, sessions = tuple(actor.recent), actor.world.sessions
+        lasting = ask.npc_id in self.recollection.lasting(tenant)
+        here = actor.world.where(ask.npc_id)
+        everything = history.witnessed(log, ask.npc_id, ask.conversation_id, sessions, self.history_tokens)
+        remembered = await self.recollection.of(
+            Witness(actor.key, ask.npc_id, lasting, sessions),
+            everything,
+            here.people if here else (),
+            actor.now_ms(),
         )
+        spent = sum(context_budget.cost(line.text) for line in remembered.lines)
+        lines = history.witnessed(log, ask.npc_id, ask.conversation_id, sessions, self.history_tokens - spent)
         solo = ask.conversation_id.startswith(SOLO)
-        return sync_pb2.ConverseRequest(
+        request = sync_pb2.ConverseRequest(
             npc=state_pb2.NpcKey(world=type_pb2.WorldRef(tenant=tenant, world=world), npc_id=ask.npc_id),
             turn_id=ask.turn_id,
             min_revision=ask.min_revision,
             reason=REASONS[ask.kind],
             lines=[_line(line) for line in lines],
+            recalled=[_line(line) for line in remembered.lines],
             player_ids=ask.player_ids,
             decide_reasons=ask.decide_reasons,
             speech=ask.speech,
@@ -162,6 +199,7 @@ class Asking:
             conversation_id="" if solo else ask.conversation_id,
             history_generation=ask.generation,
         )
+        return request, remembered
 
 
 def _line(line: history.Line) -> sync_pb2.Line:

@@ -41,6 +41,18 @@ class Reply:
 
 
 @dataclass(frozen=True, slots=True)
+class Recalled:
+    """An utterance that recall gave to a turn. legs: rank in each leg that found it, 1 = best."""
+
+    utterance_id: str
+    world: str
+    seq: int
+    at_ms: int
+    score: float
+    legs: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Turn:
     """One NPC reply that has, or waits for, the floor.
 
@@ -78,6 +90,7 @@ class Turn:
     decision: Decision | None = None
     stages: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    recalled: tuple[Recalled, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from services.chat.conversation import Reply
+from services.chat.conversation import Recalled, Reply
 from services.chat.policy import Candidate
 
 
@@ -85,6 +85,7 @@ class Explain(msgspec.Struct, frozen=True):
     candidates: tuple[Candidate, ...]
     stages_ms: dict[str, int]
     notes: tuple[str, ...]
+    recalled: tuple[Recalled, ...] = ()
 
 
 Effect = Ask | Cancel | Replied | Settled | Accepted | WishSettled | Locate | Explain

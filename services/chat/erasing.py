@@ -56,13 +56,18 @@ def names(event: Event, player: str) -> tuple[str, ...]:
 def _said(event: Event, said: Said, player: str, names: Sequence[str]) -> Event | None:
     if said.speaker_id == player or (said.speaker_kind == NPC and said.cause_user_id == player):
         return None
-    text = said.text
-    for name in names:
-        text = _whole(name).sub(SOMEONE, text)
+    text = unnamed(said.text, names)
     audience = tuple(who for who in said.audience if who != player)
     if text == said.text and audience == said.audience:
         return event
     return msgspec.structs.replace(event, body=msgspec.structs.replace(said, text=text, audience=audience))
+
+
+def unnamed(text: str, names: Sequence[str]) -> str:
+    """The text with none of the names in it."""
+    for name in names:
+        text = _whole(name).sub(SOMEONE, text)
+    return text
 
 
 def _named(text: str, names: Sequence[str]) -> bool:

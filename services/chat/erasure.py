@@ -74,7 +74,7 @@ class Eraser:
 
     async def _purge(self, job: Erasure) -> None:
         """The store's write-ahead log may still hold what was deleted; only then is the job done."""
-        await self.store.purge_log()
+        await self.store.purge()
         await self.store.put_erasure(replace(job, state="done"), self.clock.now_ms())
 
     async def _erase(self, job: Erasure) -> tuple[Receipt, ...]:
@@ -106,11 +106,15 @@ class Eraser:
             )
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from error
+        # Recall knows more worlds and names than the logs that are kept.
+        names = await self.store.look(lambda reader: reader.names(job.tenant, job.player))
+        names |= {name for world in worlds for name in self.store.names(world, job.player)}
         removed = 0
         for world in worlds:
             removed += await self._erase_world(world, job.player)
+        recalled = await self.store.erase_recall(job.tenant, job.player, tuple(names))
         others = [Receipt(one.store, int(one.removed), one.not_erasable) for one in (*told.receipts, *known.receipts)]
-        return (Receipt("chat", removed), *others)
+        return (Receipt("chat", removed), Receipt("chat.recall", recalled), *others)
 
     async def _silence(self, world: tuple[str, str], player: str) -> None:
         """Out of the state and of what turns are told."""

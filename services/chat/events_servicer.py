@@ -123,6 +123,17 @@ def explanation_of(explained: Explained) -> chat_pb2.ExplainTurnResponse:
         tau=why.tau,
         stages_ms=why.stages_ms,
         notes=why.notes,
+        recalled=[
+            chat_pb2.Recalled(
+                utterance_id=one.utterance_id,
+                world=one.world,
+                log_seq=one.seq,
+                at_ms=one.at_ms,
+                score=one.score,
+                legs=one.legs,
+            )
+            for one in why.recalled
+        ],
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
+from services.chat.conversation import Recalled
 from services.chat.effects import Explain
 from services.chat.policy import Candidate
 
@@ -23,6 +24,16 @@ class _Candidate(msgspec.Struct, frozen=True, array_like=True):
     features: tuple[int, ...]
 
 
+class _Recalled(msgspec.Struct, frozen=True, array_like=True):
+    utterance_id: str
+    world: str
+    seq: int
+    at_ms: int
+    # Hundred thousandths.
+    score: int
+    legs: dict[str, int]
+
+
 class _Explanation(msgspec.Struct, frozen=True, array_like=True):
     turn_id: str
     conversation_id: str
@@ -33,6 +44,7 @@ class _Explanation(msgspec.Struct, frozen=True, array_like=True):
     notes: tuple[str, ...]
     legend: tuple[str, ...]
     candidates: tuple[_Candidate, ...]
+    recalled: tuple[_Recalled, ...] = ()
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -65,6 +77,10 @@ def pack(why: Explain) -> bytes:
             why.notes,
             tuple(legend),
             candidates,
+            tuple(
+                _Recalled(one.utterance_id, one.world, one.seq, one.at_ms, round(one.score * 100_000), dict(one.legs))
+                for one in why.recalled
+            ),
         )
     )
 
@@ -92,4 +108,8 @@ def unpack(data: bytes) -> Explain:
         candidates,
         told.stages_ms,
         told.notes,
+        tuple(
+            Recalled(one.utterance_id, one.world, one.seq, one.at_ms, one.score / 100_000, one.legs)
+            for one in told.recalled
+        ),
     )

@@ -145,7 +145,8 @@ def started(draft: Draft, item: TurnStarted) -> None:
         runtime=item.runtime,
         degraded=item.degraded,
         stages={**turn.stages, **item.stages},
-        notes=(*turn.notes, "inlined") if item.inlined else turn.notes,
+        notes=(*turn.notes, *item.notes, *(("inlined",) if item.inlined else ())),
+        recalled=item.recalled or turn.recalled,
     )
 
 
@@ -254,6 +255,7 @@ def explain(draft: Draft, conversation_id: str, turn: Turn) -> None:
             decision.candidates,
             stages,
             turn.notes,
+            turn.recalled,
         )
     )
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from services.chat.context_budget import cost
 from services.chat.conversation import Session
 from services.chat.events import Event, Noticed, Said
 from services.chat.policy import NPC
 
-CHARS_PER_TOKEN = 4
-# A line's speaker, number and punctuation cost about this much.
-LINE_TOKENS = 6
 # A joiner is told the last lines from before it came, in one notice.
 GIST_LINES = 3
 GIST_CHARS = 80
@@ -37,17 +35,22 @@ def witnessed(
     log: Sequence[Event], npc_id: str, conversation_id: str, sessions: Mapping[str, Session], tokens: int
 ) -> list[Line]:
     """Lines for one NPC, oldest first, the newest that fit `tokens`; a gist of what it missed before them."""
-    lines = [line for event in log if (line := _line(event, npc_id, sessions)) is not None]
+    lines = heard(log, npc_id, sessions)
     kept: list[Line] = []
     left = tokens
     for line in reversed(lines):
-        left -= len(line.text) // CHARS_PER_TOKEN + LINE_TOKENS
+        left -= cost(line.text)
         if left < 0 and kept:
             break
         kept.append(line)
     kept.reverse()
     missed = _gist(log, npc_id, conversation_id, sessions)
     return [missed, *kept] if missed is not None and len(kept) == len(lines) else kept
+
+
+def heard(log: Sequence[Event], npc_id: str, sessions: Mapping[str, Session]) -> list[Line]:
+    """All lines that one NPC witnessed and may still remember, oldest first."""
+    return [line for event in log if (line := _line(event, npc_id, sessions)) is not None]
 
 
 def _line(event: Event, npc_id: str, sessions: Mapping[str, Session]) -> Line | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from services.chat.conversation import Act
+from services.chat.conversation import Act, Recalled
 from services.chat.policy import Participant
 from services.chat.rules import Rules
 
@@ -88,7 +88,10 @@ class Wished(msgspec.Struct, frozen=True, tag="wished"):
 
 
 class TurnStarted(msgspec.Struct, frozen=True, tag="turn_started"):
-    """Blocks are confirmed and the model has been asked. stages: measured milliseconds by name."""
+    """Blocks are confirmed and the model has been asked. stages: measured milliseconds by name.
+
+    recalled: what the NPC was reminded of; notes: what its explanation shall say besides.
+    """
 
     at_ms: int
     turn_id: str
@@ -98,6 +101,8 @@ class TurnStarted(msgspec.Struct, frozen=True, tag="turn_started"):
     inlined: bool
     stages: dict[str, int]
     degraded: str = ""
+    recalled: tuple[Recalled, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 class Spoke(msgspec.Struct, frozen=True, tag="spoke"):
@@ -156,8 +161,18 @@ class PlayerErased(msgspec.Struct, frozen=True, tag="erased"):
     player_id: str
 
 
+class Retracted(msgspec.Struct, frozen=True, tag="retracted"):
+    """A line was deleted (gone) or rewritten by its author: NPCs that heard it start over."""
+
+    at_ms: int
+    utterance_id: str
+    hearers: tuple[str, ...]
+    gone: bool
+
+
 Turning = TurnStarted | Spoke | Acted | TurnEnded
-Input = Loaded | Observed | Heard | Wished | Turning | TimerFired | PlayerLocated | PlayerErased | BudgetSpent
+Life = PlayerLocated | PlayerErased | BudgetSpent | Retracted
+Input = Loaded | Observed | Heard | Wished | Turning | TimerFired | Life
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder: msgspec.msgpack.Decoder[Input] = msgspec.msgpack.Decoder(Input)

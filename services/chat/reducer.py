@@ -99,6 +99,8 @@ def _apply(draft: Draft, item: inputs.Input) -> None:
             draft.broke_day = item.day
         case inputs.PlayerErased():
             sessions.erase(draft, item.player_id)
+        case inputs.Retracted():
+            sessions.retract(draft, item)
         case inputs.Loaded():
             _loaded(draft, item)
 

@@ -15,11 +15,14 @@ from services.chat.asking import Asking
 from services.chat.bell import Bell
 from services.chat.crew import Crew
 from services.chat.effects import Ask
+from services.chat.embed_worker import Embeddings
 from services.chat.erasure import Eraser
 from services.chat.inputs import BudgetSpent
 from services.chat.moderation import RESOURCE, Moderator, Moderators, PatternModerator, WordModerator, words_of
 from services.chat.moderation_hook import HttpModerator
 from services.chat.purse import Purse
+from services.chat.recollection import Recollection
+from services.chat.retracting import Retracting
 from services.chat.saying import PERIOD_S, Saying
 from services.chat.servicer import ChatServicer
 from services.chat.store import SCHEMA, ChatStore
@@ -69,9 +72,17 @@ async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> 
 
     purse = Purse(store, app.clock, settings.tenant_tokens_per_day)
     laws, places = rules.from_settings(settings), rules.of_places(settings)
-    tools = Tools(store, crew, bell, app.clock, app.metrics, laws, ask, locate, settings.record, places, broke)
-    worlds = Worlds(state, tools)
-    asking = Asking(sync, moderator, worlds, app.clock, settings.turn_deadline_s, settings.history_tokens, paid)
+    tools = Tools(
+        store, crew, bell, app.clock, app.metrics, laws, ask, locate, settings.record, places, broke,
+        lambda tenant: worlds.lasting(tenant),
+    )  # fmt: skip
+    worlds = Worlds(state, tools, lasting=settings.memory_scope == "cross_session")
+    recollection = Recollection(
+        store, sync, app.metrics, settings.history_tokens, settings.context_messages, worlds.lasting
+    )
+    asking = Asking(
+        sync, moderator, worlds, app.clock, settings.turn_deadline_s, settings.history_tokens, paid, recollection
+    )
     players = Toll(Allowance(settings.player_messages_per_10s, PERIOD_S))
     saying = Saying(worlds, store, state, moderator, app.clock, app.metrics, players)
     eraser = Eraser(store, worlds, state, sync, app.clock)
@@ -81,8 +92,10 @@ async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> 
         round(settings.retention_h * 3_600_000),
         settings.events_per_world,
         lambda world: worlds.loaded(world) is not None,
+        round(settings.recall_days * 86_400_000),
+        settings.recall_lines,
     )
-    servicer = ChatServicer(saying, worlds, store, bell, eraser, app.clock)
+    servicer = ChatServicer(saying, worlds, store, bell, eraser, Retracting(store, worlds, sync, moderator), app.clock)
     app.add(chat_pb2_grpc.add_ChatServiceServicer_to_server, servicer, SERVICE)
 
     async def live() -> None:
@@ -97,4 +110,5 @@ async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> 
     app.worker("chat.watch", worlds.watch)
     app.worker("chat.erasures", eraser.run)
     app.worker("chat.retention", retention.run)
+    app.worker("chat.embeddings", Embeddings(store, sync, recollection, app.clock, app.metrics).run)
     app.ready_check("chat", crew.ready)

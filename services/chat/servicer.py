@@ -14,6 +14,7 @@ from services.chat.erasure import Eraser
 from services.chat.events_servicer import conversation_of, event_of, explanation_of, reply_of
 from services.chat.outcome import Outcome
 from services.chat.policy import NPC, PLAYER
+from services.chat.retracting import Retracting
 from services.chat.saying import MARGIN_S, Said, Saying, Words
 from services.chat.store import ChatStore, Erasure
 from services.chat.worlds import Key, Worlds
@@ -30,7 +31,14 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     """The generated service over the room."""
 
     def __init__(
-        self, saying: Saying, worlds: Worlds, store: ChatStore, bell: Bell, eraser: Eraser, clock: Clock
+        self,
+        saying: Saying,
+        worlds: Worlds,
+        store: ChatStore,
+        bell: Bell,
+        eraser: Eraser,
+        retracting: Retracting,
+        clock: Clock,
     ) -> None:
         self._saying = saying
         self._worlds = worlds
@@ -38,6 +46,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         self._bell = bell
         self._eraser = eraser
         self._clock = clock
+        self._retracting = retracting
 
     async def Say(self, request: chat_pb2.SayRequest, context: Any) -> chat_pb2.SayResponse:
         words = Words(
@@ -145,6 +154,12 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         if explained is None:
             raise NotFound("no such turn", reason="UNKNOWN_TURN")
         return explanation_of(explained)
+
+    async def Retract(self, request: chat_pb2.RetractRequest, context: Any) -> chat_pb2.RetractResponse:
+        changed = await self._retracting.retract(
+            _world(request.world), request.message_id, request.utterance_id, request.text
+        )
+        return chat_pb2.RetractResponse(changed=changed)
 
     async def ErasePlayer(self, request: chat_pb2.ErasePlayerRequest, context: Any) -> chat_pb2.ErasePlayerResponse:
         if not request.player_id:

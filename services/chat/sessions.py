@@ -8,6 +8,7 @@ from services.chat import floor
 from services.chat.conversation import Session
 from services.chat.draft import Draft
 from services.chat.effects import Locate, Settled
+from services.chat.inputs import Retracted
 from services.chat.rhythm import Rhythm, knows
 
 
@@ -52,6 +53,28 @@ def end(draft: Draft, player: str) -> None:
         if player in players:
             draft.heard[npc] = tuple(other for other in players if other != player)
             draft.generations[npc] = draft.generations.get(npc, 0) + 1
+
+
+def retract(draft: Draft, item: Retracted) -> None:
+    """A line is not what it was: who heard it starts over, and nobody answers what was taken back."""
+    for npc in item.hearers:
+        draft.generations[npc] = draft.generations.get(npc, 0) + 1
+    if not item.gone:
+        return
+    for where, turn in list(draft.floors()):
+        if item.utterance_id in turn.causes and not turn.sentences:
+            floor.close(draft, where, "cancelled", "RETRACTED", running=True)
+    if item.utterance_id in draft.open:
+        utterance = draft.open.pop(item.utterance_id)
+        draft.disarm(f"gather:{utterance.id}")
+        draft.do(Settled(utterance.id, "RETRACTED", failed=False, turn_id=utterance.turn_id, replies=utterance.replies))
+    for conversation in list(draft.conversations.values()):
+        draft.change(
+            conversation.id,
+            owed=tuple(owed for owed in conversation.owed if owed.utterance_id != item.utterance_id),
+            undecided="" if conversation.undecided == item.utterance_id else conversation.undecided,
+            latest="" if conversation.latest == item.utterance_id else conversation.latest,
+        )
 
 
 def end_all(draft: Draft) -> None:

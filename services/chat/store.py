@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 import msgspec
 
-from services.chat import erasing, events, explaining, inputs, recording_store
+from services.chat import erasing, events, explaining, inputs, recall_store, recording_store
 from services.chat.effects import Explain
 from services.common.ownership import Fence
 from services.common.store import MEMORY, Database
@@ -37,12 +39,17 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS tokens (tenant TEXT, day INTEGER, spent INTEGER NOT NULL,"
     " PRIMARY KEY (tenant, day)) WITHOUT ROWID",
     *recording_store.SCHEMA,
+    *recall_store.SCHEMA,
 )
 
 # Log numbers that a life of the store (one fencing token) may have shown without leaving a trace: no life reuses them.
 SEQ_SKIP = 65_536
 
+# Lines of recall that are rewritten in one commit.
+ERASE_BATCH = 500
+
 World = tuple[str, str]
+T = TypeVar("T")
 
 _HOLDS_PLAYERS = (
     ("worlds", "state"),
@@ -107,6 +114,8 @@ class Append:
     at_ms: int = 0
     fingerprints: list[bytes] = field(default_factory=list)
     before: bytes = b""
+    # NPCs that remember across sessions.
+    lasting: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +154,8 @@ class ChatStore:
         self._database = database
         self._path = path
         self._inline = inline
+        # Whether lines wait for a vector: set by who embeds, once it can.
+        self.embeds = False
 
     def fence(self, world: World) -> Fence:
         """The right to write for a world. Raises NotOwner."""
@@ -152,13 +163,23 @@ class ChatStore:
 
     async def append(self, world: World, append: Append) -> None:
         """Durably append inputs with the events they led to, in one transaction."""
-        fence = self.fence(world)
-        await self._database.write(lambda db: _append(db, world, append, fence.token), durable=True, fence=fence)
+        fence, embeds = self.fence(world), self.embeds
+        await self._database.write(
+            lambda db: _append(db, world, append, fence.token, embeds), durable=True, fence=fence
+        )
 
     def keep(self, world: World, append: Append) -> None:
         """Submit an append without waiting: for the last checkpoint when a world is put away."""
         fence = self.fence(world)
-        self._database.submit(lambda db: _append(db, world, append, fence.token), durable=False, fence=fence)
+        self._database.submit(lambda db: _append(db, world, append, fence.token, False), durable=False, fence=fence)
+
+    async def look(self, work: Callable[[recall_store.RecallReader], T]) -> T:
+        """Run a look into recall on the reading thread."""
+        return await self._database.look(lambda db: work(recall_store.RecallReader(db)))
+
+    async def change(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
+        """Run a change of recall that no one world owns."""
+        return await self._database.write(work, durable=durable)
 
     def load(self, world: World) -> Stored:
         """A world's checkpoint and inputs."""
@@ -240,6 +261,48 @@ class ChatStore:
             lambda db: _erase(db, world, player, names), durable=True, fence=self.fence(world)
         )
 
+    def utterance_of(self, world: World, message_id: str) -> str:
+        """Utterance of a message as its sender calls it, "" = none is known."""
+        low, high = f"m:{message_id}:", f"m:{message_id};"
+        rows = self._database.read(
+            "SELECT body FROM seen WHERE tenant=? AND world=? AND key>=? AND key<? LIMIT 1", (*world, low, high)
+        )
+        return msgspec.msgpack.decode(rows[0][0], type=Seen).utterance_id if rows else ""
+
+    def said(self, world: World, utterance_id: str) -> events.Event | None:
+        """The entry of an utterance; its number is the last part of its id."""
+        number = utterance_id.rpartition("-")[2]
+        if not number.isdigit():
+            return None
+        rows = self._database.read(
+            "SELECT body FROM events WHERE tenant=? AND world=? AND seq=?", (*world, min(int(number), 1 << 62))
+        )
+        event = events.decode(rows[0][0]) if rows else None
+        body = event.body if event is not None else None
+        return event if isinstance(body, events.Said) and body.utterance_id == utterance_id else None
+
+    def turns_of(self, world: World, utterance_id: str) -> list[str]:
+        """Turns that this utterance caused."""
+        rows = self._database.read(
+            "SELECT x.turn FROM explanations x JOIN events e USING (tenant, world, seq)"
+            " WHERE tenant=? AND world=? AND instr(e.body, ?)",
+            (*world, utterance_id.encode()),
+        )
+        return [turn for (turn,) in rows]
+
+    async def retract(self, world: World, event: events.Event, kept: events.Event | None) -> int:
+        """Replace or remove an entry, in the log and in recall. Answers how many rows changed."""
+        return await self._database.write(
+            lambda db: _retract(db, world, event, kept), durable=True, fence=self.fence(world)
+        )
+
+    async def purge(self) -> None:
+        """Let the index of recall forget what was taken out of it, then empty the write-ahead log."""
+        more = await self._database.write(partial(recall_store.merge, first=True), durable=False)
+        while more:
+            more = await self._database.write(partial(recall_store.merge, first=False), durable=False)
+        await self.purge_log()
+
     def mentions(self, world: World, player: str) -> bool:
         """Whether anything stored of a world holds the player's id."""
         mark = player.encode()
@@ -266,6 +329,15 @@ class ChatStore:
             "SELECT body FROM events WHERE tenant=? AND world=? AND instr(body, ?)", (*world, player.encode())
         )
         return {name for (body,) in rows for name in erasing.names(events.decode(body), player)}
+
+    async def erase_recall(self, tenant: str, player: str, names: Sequence[str]) -> int:
+        """Remove a player from recall, in every world of a tenant. Answers how many rows."""
+        removed = await self._database.write(lambda db: recall_store.erase(db, tenant, player))
+        naming = await self.look(lambda reader: reader.naming(tenant, names))
+        for start in range(0, len(naming), ERASE_BATCH):
+            some = naming[start : start + ERASE_BATCH]
+            await self._database.write(partial(recall_store.rename, ids=some, names=names))
+        return removed + len(naming)
 
     async def put_erasure(self, job: Erasure, now_ms: int) -> None:
         """Create or update a job."""
@@ -321,7 +393,7 @@ class ChatStore:
             await asyncio.to_thread(_truncate_log, self._path)
 
 
-def _append(db: sqlite3.Connection, world: World, append: Append, life: int) -> None:
+def _append(db: sqlite3.Connection, world: World, append: Append, life: int, embeds: bool) -> None:
     db.executemany(
         "INSERT INTO inputs VALUES (?,?,?,?)",
         [(*world, append.first_input + i, inputs.encode(item)) for i, item in enumerate(append.inputs)],
@@ -331,6 +403,8 @@ def _append(db: sqlite3.Connection, world: World, append: Append, life: int) -> 
         "INSERT INTO events VALUES (?,?,?,?,?,?)",
         [(*world, event.seq, event.conversation_id, event.at_ms, events.encode(event)) for event in append.events],
     )
+    lines = [line for event in append.events if (line := recall_store.line_of(event, append.lasting)) is not None]
+    recall_store.put(db, world, lines, embed=embeds)
     db.executemany(
         "INSERT OR REPLACE INTO explanations VALUES (?,?,?,?,?,?)",
         [
@@ -350,7 +424,7 @@ def _append(db: sqlite3.Connection, world: World, append: Append, life: int) -> 
 
 
 def _record(db: sqlite3.Connection, world: World, append: Append) -> None:
-    erased = any(isinstance(item, inputs.PlayerErased) for item in append.inputs)
+    erased = any(isinstance(item, inputs.PlayerErased | inputs.Retracted) for item in append.inputs)
     if erased:
         recording_store.forget(db, world)
     if not append.record:
@@ -386,6 +460,7 @@ def _trim(db: sqlite3.Connection, world: World, before_ms: int, keep: int) -> in
 def _drop(db: sqlite3.Connection, world: World) -> None:
     for table in ("inputs", "events", "worlds", "holes", "explanations", "seen", "recorded"):
         db.execute(f"DELETE FROM {table} WHERE tenant=? AND world=?", world)
+    recall_store.end_world(db, world)
 
 
 def _erase(db: sqlite3.Connection, world: World, player: str, names: Sequence[str]) -> int:
@@ -408,6 +483,18 @@ def _erase(db: sqlite3.Connection, world: World, player: str, names: Sequence[st
             db.execute("DELETE FROM explanations WHERE tenant=? AND world=? AND turn=?", (*world, turn))
     removed += db.execute("DELETE FROM seen WHERE tenant=? AND world=? AND instr(key, ?)", (*world, player)).rowcount
     return removed
+
+
+def _retract(db: sqlite3.Connection, world: World, event: events.Event, kept: events.Event | None) -> int:
+    said = event.body
+    assert isinstance(said, events.Said), "only what was said is taken back"
+    key = (*world, event.seq)
+    if kept is None:
+        db.execute("DELETE FROM events WHERE tenant=? AND world=? AND seq=?", key)
+    else:
+        db.execute("UPDATE events SET body=? WHERE tenant=? AND world=? AND seq=?", (events.encode(kept), *key))
+    text = kept.body.text if kept is not None and isinstance(kept.body, events.Said) else ""
+    return 1 + recall_store.retract(db, world, said.utterance_id, text)
 
 
 def _erasure(row: tuple[str, str, str, str, bytes]) -> Erasure:

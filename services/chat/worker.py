@@ -6,12 +6,15 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from services.chat import recall_store
 from services.chat.store import ChatStore
 from services.common.clock import Clock
 from services.common.errors import EarshotError
 from services.common.logs import get_logger
 
 PERIOD_S = 60.0
+# Lines that recall forgets in one commit.
+PRUNED = 500
 
 _log = get_logger("chat")
 
@@ -28,6 +31,8 @@ class Retention:
     keep_ms: int
     keep: int
     in_use: Callable[[tuple[str, str]], bool]
+    recall_ms: int = 90 * 86_400_000
+    recall_keep: int = 1_000_000
 
     async def run(self) -> None:
         """Trim every world now and then, for ever."""
@@ -43,7 +48,19 @@ class Retention:
                 removed += await self._trim(world)
             except EarshotError as error:
                 _log.warning("trim_failed", reason=error.reason)
-        return removed
+        return removed + await self._prune()
+
+    async def _prune(self) -> int:
+        """Recall: lines of sessions go with the log, those that outlive sessions at their own age; a cap a tenant."""
+        now, removed = self.clock.now_ms(), 0
+        while True:
+            gone = await self.store.change(
+                lambda db: recall_store.prune(db, now - self.keep_ms, now - self.recall_ms, self.recall_keep, PRUNED),
+                durable=False,
+            )
+            removed += gone
+            if gone < PRUNED:
+                return removed
 
     async def _trim(self, world: tuple[str, str]) -> int:
         before = self.clock.now_ms() - self.keep_ms

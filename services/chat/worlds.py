@@ -43,6 +43,17 @@ class Profiles:
 
     state: Any
     _known: dict[str, tuple[int, dict[str, type_pb2.NpcProfile]]] = field(default_factory=dict)
+    _lasting: dict[str, tuple[int, frozenset[str]]] = field(default_factory=dict)
+
+    def lasting(self, tenant: str, *, by_default: bool) -> frozenset[str]:
+        """NPCs whose memory outlives sessions, as far as their profiles are known here."""
+        version, profiles = self._known.get(tenant, (0, {}))
+        kept = self._lasting.get(tenant)
+        if kept is None or kept[0] != version:
+            wanted = ("cross_session", "") if by_default else ("cross_session",)
+            names = frozenset(npc for npc, profile in profiles.items() if profile.memory_scope in wanted)
+            kept = self._lasting[tenant] = (version, names)
+        return kept[1]
 
     async def of(self, tenant: str, version: int, *, fresh: bool = False) -> dict[str, type_pb2.NpcProfile]:
         """The tenant's profiles, at least as new as `version`; fresh = as state has them now."""
@@ -59,9 +70,10 @@ class Profiles:
 class Worlds:
     """Actors by world, made on demand."""
 
-    def __init__(self, state: Any, tools: Tools) -> None:
+    def __init__(self, state: Any, tools: Tools, *, lasting: bool = False) -> None:
         self._state = state
         self._tools = tools
+        self._by_default = lasting
         self._actors: dict[Key, WorldActor] = {}
         self._profiles = Profiles(state)
 
@@ -84,6 +96,10 @@ class Worlds:
     def all(self) -> list[WorldActor]:
         """Every actor in memory."""
         return [actor for actor in self._actors.values() if not actor.closed]
+
+    def lasting(self, tenant: str) -> frozenset[str]:
+        """NPCs of a tenant that remember across sessions: their profiles say so, or the process's default does."""
+        return self._profiles.lasting(tenant, by_default=self._by_default)
 
     async def _live(self, actor: WorldActor) -> None:
         try:

@@ -125,7 +125,19 @@ class Settings(BaseSettings):
     dirty_heard_max_s: float = Field(300.0, description="lazy: a heard NPC is written once when dirty this long.")
     turn_deadline_s: float = Field(20.0, description="Deadline of one turn, queue to last sentence.")
     runtime_concurrency: int = Field(8, description="Requests in flight to one runtime (facts: Letta queues above 8).")
-    history_tokens: int = Field(1500, description="Budget of log lines that a turn carries.")
+    history_tokens: int = Field(
+        1500,
+        ge=200,
+        description="Budget of what was said, of a turn: latest lines, recalled ones, summary.",
+    )
+    embed_base_url: str = Field(
+        "", description="OpenAI-compatible endpoint of /embeddings for recall; empty = none (words and recency only)."
+    )
+    embed_api_key: str = Field("", description="Key of the embeddings endpoint; empty = that of openai_api_key.")
+    embed_model: str = Field("text-embedding-3-small", description="Model at the embeddings endpoint.")
+    embed_model_dir: str = Field(
+        "", description="Directory with model.onnx and tokenizer.json (extra earshot[onnx]); instead of an endpoint."
+    )
     memory_scope: Literal["session", "cross_session"] = Field(
         "session", description="How long NPCs may remember players; cross_session has an age rule on the platform."
     )
@@ -249,6 +261,11 @@ class Settings(BaseSettings):
     record: bool = Field(
         False, description="Record conversations for `earshot replay`; only with the consent of those recorded."
     )
+    recall_days: float = Field(
+        90.0,
+        description="How long NPCs of memory scope cross_session remember lines; others as long as events.",
+    )
+    recall_lines: int = Field(1_000_000, ge=1, description="Lines that recall keeps for one tenant at most.")
     session_absence_s: float = Field(300.0, description="A player's session ends after this absence.")
     utterance_ttl_s: float = Field(30.0, description="An NPC's sentence is not shown after this.")
 

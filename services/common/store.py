@@ -15,6 +15,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
@@ -87,6 +88,7 @@ class Database:
         self._closed = False
         self._thread: threading.Thread | None = None
         self._checkpointer: _Checkpointer | None = None
+        self._looker: tuple[ThreadPoolExecutor, sqlite3.Connection] | None = None
         if not self._inline:
             self._checkpointer = _Checkpointer(self._path)
             self._thread = threading.Thread(target=self._run, name=f"store:{Path(self._path).stem}", daemon=True)
@@ -141,6 +143,24 @@ class Database:
         except sqlite3.Error as error:
             raise Unavailable("the store cannot be read", reason="STORE_UNAVAILABLE") from error
 
+    async def look(self, work: Work[T]) -> T:
+        """Run a longer read on a thread and connection of its own. Raises Unavailable STORE_UNAVAILABLE."""
+        try:
+            if self._inline:
+                return work(self._writer)
+            pool, looker = self._looking()
+            return await asyncio.get_running_loop().run_in_executor(pool, work, looker)
+        except sqlite3.Error as error:
+            raise Unavailable("the store cannot be read", reason="STORE_UNAVAILABLE") from error
+
+    def _looking(self) -> tuple[ThreadPoolExecutor, sqlite3.Connection]:
+        if self._closed:
+            raise Unavailable("the store is closed", reason="STORE_UNAVAILABLE")
+        if self._looker is None:
+            pool = ThreadPoolExecutor(1, thread_name_prefix=f"store:{Path(self._path).stem}:look")
+            self._looker = pool, _connect(self._path, read_only=True)
+        return self._looker
+
     async def flush(self) -> None:
         """Wait until everything submitted so far is committed."""
         await self.write(lambda _: None, durable=True)
@@ -165,6 +185,10 @@ class Database:
             if self._checkpointer is not None:
                 await asyncio.to_thread(self._checkpointer.close)
             self._reader.close()
+        if self._looker is not None:
+            pool, looker = self._looker
+            await asyncio.to_thread(pool.shutdown)
+            looker.close()
         self._writer.close()
         if self._lock_file is not None:
             self._lock_file.close()

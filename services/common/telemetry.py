@@ -76,6 +76,11 @@ class Metrics:
         self.sdk_events = counter("earshot_sdk_events_total", "What game servers counted of themselves", "kind")
         self.sdk_round_trip_seconds = histogram("earshot_sdk_round_trip_seconds", "A sync as game servers see it", SLOW)
 
+        # -- recall ----------------------------------------------------------------------------------------------------
+        self.recall_seconds = histogram("earshot_recall_seconds", "Recall for a turn, the cue's vector apart", STAGE)
+        self.embed_queue = gauge("earshot_embed_queue_depth", "Utterances that wait for a vector")
+        self.embedded = counter("earshot_embedded_total", "Utterances embedded, by outcome", "outcome")
+
         # -- state and cluster -----------------------------------------------------------------------------------------
         self.snapshots = counter("earshot_snapshots_total", "Snapshots by outcome", "outcome")
         self.transitions = counter("earshot_transitions_total", "Cluster transitions", "type")

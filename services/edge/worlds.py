@@ -20,6 +20,7 @@ from services.edge.contract.world import (
     ConversationPage,
     ExplanationAnswer,
     Feature,
+    Recalled,
     WorldAnswer,
     WorldsAnswer,
 )
@@ -124,6 +125,10 @@ class Worlds:
                 dict(told.stages_ms),
                 list(told.notes),
                 told.obligation,
+                [
+                    Recalled(one.utterance_id, one.world, one.log_seq, one.at_ms / 1000, one.score, dict(one.legs))
+                    for one in told.recalled
+                ],
             )
         )
 

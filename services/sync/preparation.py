@@ -14,6 +14,7 @@ from services.sync.context import Context, Place
 from services.sync.embodiment import Embodiment
 from services.sync.endpoint import Endpoint
 from services.sync.entry import Entry
+from services.sync.memories import memories
 from services.sync.memory import news
 from services.sync.prompt import (
     INSTRUCTIONS,
@@ -35,7 +36,7 @@ from services.sync.turn import Ask, BlockState, Progress, Started, scene_of
 # Longest wait for block writes before a turn; then their text goes with the turn.
 WRITE_S = 3.0
 # Of the room for history, at most so much for the summary of what came before.
-SUMMARY_SHARE = 0.25
+SUMMARY_SHARE = 0.15
 # A stateful agent that is seeded anew gets at most this many lines.
 SEED_LINES = 200
 
@@ -194,18 +195,21 @@ class Preparation:
         """What was said, within the budget. fixed: tokens of everything else in the prompt, and of the answer."""
         settings, provider, ask = self.reconciler.settings, self.endpoint.provider, self.ask
         lines = told(ask.lines)
+        most = provider.context_messages or settings.context_messages
+        reminded = memories(ask.recalled, lines[-most:])
+        spent = tokens(reminded.text) + 4 if reminded is not None else 0
+        before = (reminded,) if reminded is not None else ()
         if stateful:
             lines = unseen(lines, record.upto, record.turn) if record.asked else lines
-            return messages(
-                within_budget(lines, most=SEED_LINES, budget=settings.history_tokens), ask.reason, ask.happened
-            )
+            kept = within_budget(lines, most=SEED_LINES, budget=settings.history_tokens - spent)
+            return (*before, *messages(kept, ask.reason, ask.happened))
         room = settings.history_tokens
         if window := provider.context_tokens or settings.context_tokens:
             room = max(min(room, window - fixed), 0)
         earlier = self.reconciler.summaries.text(ask.key, ask.generation, round(SUMMARY_SHARE * room))
-        room -= tokens(earlier)
-        most = provider.context_messages or settings.context_messages
-        return messages(within_budget(lines, most=most, budget=room), ask.reason, ask.happened, earlier)
+        room -= tokens(earlier) + spent
+        kept = within_budget(lines, most=most, budget=room)
+        return (*before, *messages(kept, ask.reason, ask.happened, earlier))
 
     def _left(self) -> float:
         return max(self.ask.deadline - _now(), 0.001)

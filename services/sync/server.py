@@ -14,6 +14,9 @@ from services.common.settings import Settings
 from services.sync.chain import AFTER_MODELS, Chain, names
 from services.sync.completions import Completions
 from services.sync.crew import Crew
+from services.sync.embedders.onnx import OnnxEmbedder
+from services.sync.embedders.openai import OpenAIEmbedder
+from services.sync.embedders.port import Embedder, NoEmbedder
 from services.sync.embodiments import Embodiments
 from services.sync.endpoint import Endpoint
 from services.sync.erasure import Erasure
@@ -97,7 +100,9 @@ async def serve(
     turns = Turns(reconciler, voices, meter, rng)
     refresher = Refresher(reconciler)
     erasure = Erasure(reconciler, deletions, voices, turns.replays)
-    servicer = SyncServicer(reconciler, turns, refresher, erasure, completions, chain, settings, app.clock)
+    embedder = make_embedder(settings)
+    app.on_close("sync.embedder", embedder.close)
+    servicer = SyncServicer(reconciler, turns, refresher, erasure, completions, chain, settings, app.clock, embedder)
     app.add(sync_pb2_grpc.add_SyncServiceServicer_to_server, servicer, SERVICE)
     app.worker("sync.informer", Informer(reconciler).run)
     app.worker("sync.reconciler", reconciler.run)
@@ -107,6 +112,17 @@ async def serve(
 
 def _priced(name: str, settings: Settings) -> Provider:
     return Provider(name, price_prompt=settings.prompt_price, price_completion=settings.completion_price)
+
+
+def make_embedder(settings: Settings) -> Embedder:
+    """The embedder as configured; a model directory before an endpoint. Raises BadInput when it cannot be used."""
+    if settings.embed_model_dir:
+        return OnnxEmbedder(settings.embed_model_dir)
+    if settings.embed_base_url:
+        return OpenAIEmbedder(
+            settings.embed_base_url, settings.embed_api_key or settings.openai_api_key, settings.embed_model
+        )
+    return NoEmbedder()
 
 
 def make_runtimes(settings: Settings, found: Configured, shelf: Shelf) -> dict[str, Runtime]:

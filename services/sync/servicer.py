@@ -10,11 +10,12 @@ from earshot.sync.v1 import sync_pb2, sync_pb2_grpc
 from earshot.type.v1 import type_pb2
 
 from services.common.clock import Clock
-from services.common.errors import BadInput, EarshotError, TooLarge, to_status
+from services.common.errors import BadInput, EarshotError, TooLarge, Unavailable, to_status
 from services.common.settings import Settings
 from services.sync.chain import Chain
 from services.sync.completions import Completions
 from services.sync.context import Key
+from services.sync.embedders.port import TEXTS_MAX, Embedder
 from services.sync.entry import Entry
 from services.sync.erasure import Erasure
 from services.sync.prompt import Line, Reason
@@ -63,6 +64,7 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
         chain: Chain,
         settings: Settings,
         clock: Clock,
+        embedder: Embedder,
     ) -> None:
         self._reconciler = reconciler
         self._turns = turns
@@ -72,6 +74,7 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
         self._chain = chain
         self._settings = settings
         self._clock = clock
+        self._embedder = embedder
 
     async def Refresh(self, request: sync_pb2.RefreshRequest, context: Any) -> sync_pb2.RefreshResponse:
         if len(request.npcs) > NPCS_MAX:
@@ -101,7 +104,7 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
     def _ask(self, request: sync_pb2.ConverseRequest, remaining: float | None) -> Ask:
         if not request.turn_id or len(request.turn_id) > ID_MAX:
             raise BadInput("turn_id must have 1 to 128 characters")
-        if len(request.lines) > LINES_MAX:
+        if len(request.lines) + len(request.recalled) > LINES_MAX:
             raise TooLarge(f"at most {LINES_MAX} lines a turn")
         budget = self._settings.turn_deadline_s
         if remaining is not None:
@@ -119,6 +122,7 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
             speech=request.speech,
             actions=request.actions,
             generation=request.history_generation,
+            recalled=tuple(map(_line, request.recalled)),
             conversation=request.conversation_id,
         )
 
@@ -141,6 +145,15 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
             prompt_tokens=answer.prompt_tokens, completion_tokens=answer.completion_tokens, runtime_calls=1
         )
         return sync_pb2.CompleteResponse(text=answer.text, usage=usage, runtime=done.runtime)
+
+    async def Embed(self, request: sync_pb2.EmbedRequest, context: Any) -> sync_pb2.EmbedResponse:
+        if len(request.texts) > TEXTS_MAX or sum(map(len, request.texts)) > 4 * TEXT_MAX:
+            raise TooLarge(f"at most {TEXTS_MAX} texts of {4 * TEXT_MAX} characters in all")
+        try:
+            made = await self._embedder.embed(list(request.texts), _within(context.time_remaining()))
+        except TimeoutError as error:
+            raise Unavailable("the embedder is slow", reason="EMBEDDER_SLOW") from error
+        return sync_pb2.EmbedResponse(model=made.model, dim=made.dim, vectors=made.vectors)
 
     async def GetSyncStatus(
         self, request: sync_pb2.GetSyncStatusRequest, context: Any

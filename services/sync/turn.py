@@ -30,6 +30,8 @@ class Ask:
     speech: bool = True
     actions: bool = True
     generation: int = 0
+    # Older lines that fit what is being said.
+    recalled: tuple[Line, ...] = ()
     conversation: str = ""
 
 

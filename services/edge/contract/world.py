@@ -210,6 +210,17 @@ class Candidate(msgspec.Struct, omit_defaults=True):
     excluded: str = ""
 
 
+class Recalled(msgspec.Struct):
+    """A line that the NPC was reminded of for a turn. legs: words, meaning, recency -> rank, 1 = best."""
+
+    utterance_id: str
+    world: str
+    seq: int
+    at: float
+    score: float
+    legs: dict[str, int]
+
+
 class ExplanationAnswer(msgspec.Struct, omit_defaults=True):
     """Why an NPC spoke, or why none did."""
 
@@ -220,3 +231,4 @@ class ExplanationAnswer(msgspec.Struct, omit_defaults=True):
     stages_ms: dict[str, int]
     notes: list[str]
     obligation: str = ""
+    recalled: list[Recalled] = []

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from earshot.chat.v1 import chat_pb2, chat_pb2_grpc
 from earshot.state.v1 import state_pb2, state_pb2_grpc
 from earshot.sync.v1 import sync_pb2, sync_pb2_grpc
@@ -221,6 +222,18 @@ class FakeSync(sync_pb2_grpc.SyncServiceServicer):
         self.refusals = 0
         self.open = 0
         self.most_open = 0
+        # Recall: texts that were embedded, and how; without it there is no embedder.
+        self.embedded: list[str] = []
+        self.embedder: Callable[[str], list[float]] | None = None
+        self.model = "fake@4"
+
+    async def Embed(self, request: sync_pb2.EmbedRequest, context: Any) -> sync_pb2.EmbedResponse:
+        if self.embedder is None:
+            raise Unavailable("no embedder is configured", reason="NO_EMBEDDER", retryable=False)
+        rows = [self.embedder(text) for text in request.texts]
+        self.embedded += request.texts
+        vectors = b"".join(np.array(row, "<f2").tobytes() for row in rows)
+        return sync_pb2.EmbedResponse(model=self.model, dim=4, vectors=vectors)
 
     async def Converse(
         self, request: sync_pb2.ConverseRequest, context: Any
@@ -332,6 +345,7 @@ async def tavern(
     moderator: Moderator | None = None,
     data: str = ":memory:",
     greetings: bool = False,
+    embedder: Callable[[str], list[float]] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Tavern]:
     """A running chat room on the loop's time. Greetings are off unless asked for: they would speak into every test."""
@@ -344,6 +358,7 @@ async def tavern(
     )
     fake_state = state or FakeState()  # type: ignore[abstract]  # a fake of the part that chat calls
     fake_sync = FakeSync(script)  # type: ignore[abstract]  # likewise
+    fake_sync.embedder = embedder
     app.add(state_pb2_grpc.add_StateServiceServicer_to_server, fake_state, "earshot.state.v1.StateService")
     app.add(sync_pb2_grpc.add_SyncServiceServicer_to_server, fake_sync, "earshot.sync.v1.SyncService")
     await server.bind_with(app, moderator or PatternModerator(), inline=True)

@@ -206,7 +206,7 @@ async def test_erasing_a_player_leaves_no_trace_in_the_store(tmp_path: Path, res
         begun = await room.chat.ErasePlayer(chat_pb2.ErasePlayerRequest(tenant=TENANT, player_id="p987654"), timeout=5)
         if not restart:
             receipt = await settled(room, begun.erasure_id)
-            assert {one.store for one in receipt.receipts} == {"chat", "state", "sync"}
+            assert {one.store for one in receipt.receipts} == {"chat", "chat.recall", "state", "sync"}
             assert state.erased == ["p987654"]
             assert [key.npc_id for key in room.sync.erased[0].npcs] == ["brom", "mara"]
             assert room.sync.requests

@@ -438,6 +438,9 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
         self.erased.append(request)
         return chat_pb2.ErasePlayerResponse(erasure_id="e1")
 
+    async def Retract(self, request: chat_pb2.RetractRequest, context: Any) -> chat_pb2.RetractResponse:
+        raise NotImplementedError
+
     async def GetErasure(self, request: chat_pb2.GetErasureRequest, context: Any) -> chat_pb2.GetErasureResponse:
         if request.erasure_id != "e1":
             raise NotFound("no such erasure", reason="UNKNOWN_ERASURE")
@@ -488,6 +491,9 @@ class FakeSync(sync_pb2_grpc.SyncServiceServicer):
         raise NotImplementedError
 
     async def Complete(self, request: Any, context: Any) -> Any:
+        raise NotImplementedError
+
+    async def Embed(self, request: Any, context: Any) -> Any:
         raise NotImplementedError
 
     async def ErasePlayer(self, request: Any, context: Any) -> Any:

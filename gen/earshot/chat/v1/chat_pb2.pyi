@@ -845,6 +845,7 @@ class ExplainTurnResponse(_message.Message):
     TAU_FIELD_NUMBER: _builtins.int
     STAGES_MS_FIELD_NUMBER: _builtins.int
     NOTES_FIELD_NUMBER: _builtins.int
+    RECALLED_FIELD_NUMBER: _builtins.int
     obligation: _builtins.str
     """Obligation that decided, or "" = the gate did."""
     p_any_npc: _builtins.float
@@ -859,6 +860,10 @@ class ExplainTurnResponse(_message.Message):
 
     @_builtins.property
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def recalled(self) -> _containers.RepeatedCompositeFieldContainer[Global___Recalled]:
+        """What the NPC was reminded of for this turn, best first: ids and why, never the text."""
+
     def __init__(
         self,
         *,
@@ -869,14 +874,75 @@ class ExplainTurnResponse(_message.Message):
         tau: _builtins.float = ...,
         stages_ms: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         notes: _abc.Iterable[_builtins.str] | None = ...,
+        recalled: _abc.Iterable[Global___Recalled] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["turn", b"turn"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "notes", b"notes", "obligation", b"obligation", "p_any_npc", b"p_any_npc", "stages_ms", b"stages_ms", "tau", b"tau", "turn", b"turn"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["candidates", b"candidates", "notes", b"notes", "obligation", b"obligation", "p_any_npc", b"p_any_npc", "recalled", b"recalled", "stages_ms", b"stages_ms", "tau", b"tau", "turn", b"turn"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainTurnResponse: _TypeAlias = ExplainTurnResponse  # noqa: Y015
+
+@_typing.final
+class Recalled(_message.Message):
+    """Recalled is one utterance that recall gave to a turn."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LegsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    UTTERANCE_ID_FIELD_NUMBER: _builtins.int
+    WORLD_FIELD_NUMBER: _builtins.int
+    LOG_SEQ_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    LEGS_FIELD_NUMBER: _builtins.int
+    utterance_id: _builtins.str
+    world: _builtins.str
+    """World and number of its entry there; an entry outlives the log in recall."""
+    log_seq: _builtins.int
+    at_ms: _builtins.int
+    score: _builtins.float
+    @_builtins.property
+    def legs(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Leg -> rank in it (1 = best): words, meaning, recency; participant = 1 when its speaker is present or named."""
+
+    def __init__(
+        self,
+        *,
+        utterance_id: _builtins.str = ...,
+        world: _builtins.str = ...,
+        log_seq: _builtins.int = ...,
+        at_ms: _builtins.int = ...,
+        score: _builtins.float = ...,
+        legs: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "legs", b"legs", "log_seq", b"log_seq", "score", b"score", "utterance_id", b"utterance_id", "world", b"world"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Recalled: _TypeAlias = Recalled  # noqa: Y015
 
 @_typing.final
 class CandidateScore(_message.Message):
@@ -937,6 +1003,57 @@ class Feature(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Feature: _TypeAlias = Feature  # noqa: Y015
+
+@_typing.final
+class RetractRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORLD_FIELD_NUMBER: _builtins.int
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    UTTERANCE_ID_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    message_id: _builtins.str
+    """message_id that Say was given, or an utterance_id."""
+    utterance_id: _builtins.str
+    text: _builtins.str
+    """"" = the utterance goes; else this is what it says from now on, after hygiene and moderation (refused text = gone)."""
+    @_builtins.property
+    def world(self) -> _type_pb2.WorldRef: ...
+    def __init__(
+        self,
+        *,
+        world: _type_pb2.WorldRef | None = ...,
+        message_id: _builtins.str = ...,
+        utterance_id: _builtins.str = ...,
+        text: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["world", b"world"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id", "text", b"text", "utterance_id", b"utterance_id", "world", b"world"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetractRequest: _TypeAlias = RetractRequest  # noqa: Y015
+
+@_typing.final
+class RetractResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.int
+    """Rows that changed or went, over every store; 0 = nothing was known of it."""
+    def __init__(
+        self,
+        *,
+        changed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RetractResponse: _TypeAlias = RetractResponse  # noqa: Y015
 
 @_typing.final
 class ErasePlayerRequest(_message.Message):

@@ -69,6 +69,11 @@ class ChatServiceStub:
                 request_serializer=earshot_dot_chat_dot_v1_dot_chat__pb2.ExplainTurnRequest.SerializeToString,
                 response_deserializer=earshot_dot_chat_dot_v1_dot_chat__pb2.ExplainTurnResponse.FromString,
                 _registered_method=True)
+        self.Retract = channel.unary_unary(
+                '/earshot.chat.v1.ChatService/Retract',
+                request_serializer=earshot_dot_chat_dot_v1_dot_chat__pb2.RetractRequest.SerializeToString,
+                response_deserializer=earshot_dot_chat_dot_v1_dot_chat__pb2.RetractResponse.FromString,
+                _registered_method=True)
         self.ErasePlayer = channel.unary_unary(
                 '/earshot.chat.v1.ChatService/ErasePlayer',
                 request_serializer=earshot_dot_chat_dot_v1_dot_chat__pb2.ErasePlayerRequest.SerializeToString,
@@ -131,6 +136,14 @@ class ChatServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Retract(self, request, context):
+        """Retract takes back or rewrites one utterance that its author deleted or edited elsewhere: out of the log, recall,
+        summaries and every later prompt; agents that heard it start over without it. Idempotent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ErasePlayer(self, request, context):
         """ErasePlayer starts a durable job that calls every room and runtime; GetErasure answers its receipt.
         """
@@ -181,6 +194,11 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     servicer.ExplainTurn,
                     request_deserializer=earshot_dot_chat_dot_v1_dot_chat__pb2.ExplainTurnRequest.FromString,
                     response_serializer=earshot_dot_chat_dot_v1_dot_chat__pb2.ExplainTurnResponse.SerializeToString,
+            ),
+            'Retract': grpc.unary_unary_rpc_method_handler(
+                    servicer.Retract,
+                    request_deserializer=earshot_dot_chat_dot_v1_dot_chat__pb2.RetractRequest.FromString,
+                    response_serializer=earshot_dot_chat_dot_v1_dot_chat__pb2.RetractResponse.SerializeToString,
             ),
             'ErasePlayer': grpc.unary_unary_rpc_method_handler(
                     servicer.ErasePlayer,
@@ -382,6 +400,33 @@ class ChatService:
             '/earshot.chat.v1.ChatService/ExplainTurn',
             earshot_dot_chat_dot_v1_dot_chat__pb2.ExplainTurnRequest.SerializeToString,
             earshot_dot_chat_dot_v1_dot_chat__pb2.ExplainTurnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Retract(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/earshot.chat.v1.ChatService/Retract',
+            earshot_dot_chat_dot_v1_dot_chat__pb2.RetractRequest.SerializeToString,
+            earshot_dot_chat_dot_v1_dot_chat__pb2.RetractResponse.FromString,
             options,
             channel_credentials,
             insecure,

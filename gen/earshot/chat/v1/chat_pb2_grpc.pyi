@@ -43,6 +43,10 @@ class ChatServiceStub:
     ListConversations: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListConversationsRequest, _chat_pb2.ListConversationsResponse]
     ExplainTurn: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ExplainTurnRequest, _chat_pb2.ExplainTurnResponse]
     """ExplainTurn says why an NPC spoke or kept silent."""
+    Retract: _grpc.UnaryUnaryMultiCallable[_chat_pb2.RetractRequest, _chat_pb2.RetractResponse]
+    """Retract takes back or rewrites one utterance that its author deleted or edited elsewhere: out of the log, recall,
+    summaries and every later prompt; agents that heard it start over without it. Idempotent.
+    """
     ErasePlayer: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ErasePlayerRequest, _chat_pb2.ErasePlayerResponse]
     """ErasePlayer starts a durable job that calls every room and runtime; GetErasure answers its receipt."""
     GetErasure: _grpc.UnaryUnaryMultiCallable[_chat_pb2.GetErasureRequest, _chat_pb2.GetErasureResponse]
@@ -62,6 +66,10 @@ class ChatServiceAsyncStub(ChatServiceStub):
     ListConversations: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListConversationsRequest, _chat_pb2.ListConversationsResponse]  # type: ignore[assignment]
     ExplainTurn: _aio.UnaryUnaryMultiCallable[_chat_pb2.ExplainTurnRequest, _chat_pb2.ExplainTurnResponse]  # type: ignore[assignment]
     """ExplainTurn says why an NPC spoke or kept silent."""
+    Retract: _aio.UnaryUnaryMultiCallable[_chat_pb2.RetractRequest, _chat_pb2.RetractResponse]  # type: ignore[assignment]
+    """Retract takes back or rewrites one utterance that its author deleted or edited elsewhere: out of the log, recall,
+    summaries and every later prompt; agents that heard it start over without it. Idempotent.
+    """
     ErasePlayer: _aio.UnaryUnaryMultiCallable[_chat_pb2.ErasePlayerRequest, _chat_pb2.ErasePlayerResponse]  # type: ignore[assignment]
     """ErasePlayer starts a durable job that calls every room and runtime; GetErasure answers its receipt."""
     GetErasure: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetErasureRequest, _chat_pb2.GetErasureResponse]  # type: ignore[assignment]
@@ -120,6 +128,16 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.ExplainTurnResponse, _abc.Awaitable[_chat_pb2.ExplainTurnResponse]]:
         """ExplainTurn says why an NPC spoke or kept silent."""
+
+    @_abc_1.abstractmethod
+    def Retract(
+        self,
+        request: _chat_pb2.RetractRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_chat_pb2.RetractResponse, _abc.Awaitable[_chat_pb2.RetractResponse]]:
+        """Retract takes back or rewrites one utterance that its author deleted or edited elsewhere: out of the log, recall,
+        summaries and every later prompt; agents that heard it start over without it. Idempotent.
+        """
 
     @_abc_1.abstractmethod
     def ErasePlayer(

@@ -287,6 +287,7 @@ class ConverseRequest(_message.Message):
     ACTIONS_FIELD_NUMBER: _builtins.int
     CONVERSATION_ID_FIELD_NUMBER: _builtins.int
     HISTORY_GENERATION_FIELD_NUMBER: _builtins.int
+    RECALLED_FIELD_NUMBER: _builtins.int
     turn_id: _builtins.str
     """Unique; a turn is executed at most once. A repeated id with another open call answers ALREADY_EXISTS."""
     min_revision: _builtins.int
@@ -314,6 +315,10 @@ class ConverseRequest(_message.Message):
     def decide_reasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For decisions: what happened, one short typed sentence each ("combat entered", "event: trade offered by ...")."""
 
+    @_builtins.property
+    def recalled(self) -> _containers.RepeatedCompositeFieldContainer[Global___Line]:
+        """Older lines that this NPC witnessed and that fit what is being said, oldest first; told as memories, not as talk."""
+
     def __init__(
         self,
         *,
@@ -328,10 +333,11 @@ class ConverseRequest(_message.Message):
         actions: _builtins.bool = ...,
         conversation_id: _builtins.str = ...,
         history_generation: _builtins.int = ...,
+        recalled: _abc.Iterable[Global___Line] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["npc", b"npc"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "conversation_id", b"conversation_id", "decide_reasons", b"decide_reasons", "history_generation", b"history_generation", "lines", b"lines", "min_revision", b"min_revision", "npc", b"npc", "player_ids", b"player_ids", "reason", b"reason", "speech", b"speech", "turn_id", b"turn_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actions", b"actions", "conversation_id", b"conversation_id", "decide_reasons", b"decide_reasons", "history_generation", b"history_generation", "lines", b"lines", "min_revision", b"min_revision", "npc", b"npc", "player_ids", b"player_ids", "reason", b"reason", "recalled", b"recalled", "speech", b"speech", "turn_id", b"turn_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -594,6 +600,55 @@ class CompleteResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CompleteResponse: _TypeAlias = CompleteResponse  # noqa: Y015
+
+@_typing.final
+class EmbedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """At most 128; none = only answer the model."""
+
+    def __init__(
+        self,
+        *,
+        texts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["texts", b"texts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedRequest: _TypeAlias = EmbedRequest  # noqa: Y015
+
+@_typing.final
+class EmbedResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    DIM_FIELD_NUMBER: _builtins.int
+    VECTORS_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Names the model and its dimension: vectors of different models are never compared."""
+    dim: _builtins.int
+    vectors: _builtins.bytes
+    """float16 little-endian, dim values a text, unit length, in the order of the request."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        dim: _builtins.int = ...,
+        vectors: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dim", b"dim", "model", b"model", "vectors", b"vectors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EmbedResponse: _TypeAlias = EmbedResponse  # noqa: Y015
 
 @_typing.final
 class GetSyncStatusRequest(_message.Message):

@@ -49,6 +49,11 @@ class SyncServiceStub:
                 request_serializer=earshot_dot_sync_dot_v1_dot_sync__pb2.CompleteRequest.SerializeToString,
                 response_deserializer=earshot_dot_sync_dot_v1_dot_sync__pb2.CompleteResponse.FromString,
                 _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/earshot.sync.v1.SyncService/Embed',
+                request_serializer=earshot_dot_sync_dot_v1_dot_sync__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=earshot_dot_sync_dot_v1_dot_sync__pb2.EmbedResponse.FromString,
+                _registered_method=True)
         self.GetSyncStatus = channel.unary_unary(
                 '/earshot.sync.v1.SyncService/GetSyncStatus',
                 request_serializer=earshot_dot_sync_dot_v1_dot_sync__pb2.GetSyncStatusRequest.SerializeToString,
@@ -87,6 +92,13 @@ class SyncServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Embed(self, request, context):
+        """Embed turns texts into vectors by the configured embedder; NO_EMBEDDER (not retryable) when there is none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetSyncStatus(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -117,6 +129,11 @@ def add_SyncServiceServicer_to_server(servicer, server):
                     servicer.Complete,
                     request_deserializer=earshot_dot_sync_dot_v1_dot_sync__pb2.CompleteRequest.FromString,
                     response_serializer=earshot_dot_sync_dot_v1_dot_sync__pb2.CompleteResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=earshot_dot_sync_dot_v1_dot_sync__pb2.EmbedRequest.FromString,
+                    response_serializer=earshot_dot_sync_dot_v1_dot_sync__pb2.EmbedResponse.SerializeToString,
             ),
             'GetSyncStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.GetSyncStatus,
@@ -210,6 +227,33 @@ class SyncService:
             '/earshot.sync.v1.SyncService/Complete',
             earshot_dot_sync_dot_v1_dot_sync__pb2.CompleteRequest.SerializeToString,
             earshot_dot_sync_dot_v1_dot_sync__pb2.CompleteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/earshot.sync.v1.SyncService/Embed',
+            earshot_dot_sync_dot_v1_dot_sync__pb2.EmbedRequest.SerializeToString,
+            earshot_dot_sync_dot_v1_dot_sync__pb2.EmbedResponse.FromString,
             options,
             channel_credentials,
             insecure,

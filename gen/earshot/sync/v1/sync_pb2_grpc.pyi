@@ -41,6 +41,8 @@ class SyncServiceStub:
     """
     Complete: _grpc.UnaryUnaryMultiCallable[_sync_pb2.CompleteRequest, _sync_pb2.CompleteResponse]
     """Complete runs a stateless completion (summaries, vision); no agent."""
+    Embed: _grpc.UnaryUnaryMultiCallable[_sync_pb2.EmbedRequest, _sync_pb2.EmbedResponse]
+    """Embed turns texts into vectors by the configured embedder; NO_EMBEDDER (not retryable) when there is none."""
     GetSyncStatus: _grpc.UnaryUnaryMultiCallable[_sync_pb2.GetSyncStatusRequest, _sync_pb2.GetSyncStatusResponse]
     ErasePlayer: _grpc.UnaryUnaryMultiCallable[_sync_pb2.ErasePlayerRequest, _sync_pb2.ErasePlayerResponse]
     """ErasePlayer removes a player, or single deleted messages, from agents, notes, summaries, degraded mode and reply cache."""
@@ -58,6 +60,8 @@ class SyncServiceAsyncStub(SyncServiceStub):
     """
     Complete: _aio.UnaryUnaryMultiCallable[_sync_pb2.CompleteRequest, _sync_pb2.CompleteResponse]  # type: ignore[assignment]
     """Complete runs a stateless completion (summaries, vision); no agent."""
+    Embed: _aio.UnaryUnaryMultiCallable[_sync_pb2.EmbedRequest, _sync_pb2.EmbedResponse]  # type: ignore[assignment]
+    """Embed turns texts into vectors by the configured embedder; NO_EMBEDDER (not retryable) when there is none."""
     GetSyncStatus: _aio.UnaryUnaryMultiCallable[_sync_pb2.GetSyncStatusRequest, _sync_pb2.GetSyncStatusResponse]  # type: ignore[assignment]
     ErasePlayer: _aio.UnaryUnaryMultiCallable[_sync_pb2.ErasePlayerRequest, _sync_pb2.ErasePlayerResponse]  # type: ignore[assignment]
     """ErasePlayer removes a player, or single deleted messages, from agents, notes, summaries, degraded mode and reply cache."""
@@ -90,6 +94,14 @@ class SyncServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_sync_pb2.CompleteResponse, _abc.Awaitable[_sync_pb2.CompleteResponse]]:
         """Complete runs a stateless completion (summaries, vision); no agent."""
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _sync_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_sync_pb2.EmbedResponse, _abc.Awaitable[_sync_pb2.EmbedResponse]]:
+        """Embed turns texts into vectors by the configured embedder; NO_EMBEDDER (not retryable) when there is none."""
 
     @_abc_1.abstractmethod
     def GetSyncStatus(
