@@ -37,7 +37,23 @@ def declared(files: Tree, group: str = "") -> set[str]:
     return {re.split(r"[^\w.-]", name, maxsplit=1)[0] for name in wanted}
 
 
+def optional(files: Tree) -> set[str]:
+    """Distributions of the extras."""
+    extras = tomllib.loads(files["pyproject.toml"])["project"].get("optional-dependencies", {})
+    return {re.split(r"[^\w.-]", name, maxsplit=1)[0] for names in extras.values() for name in names}
+
+
+# Where the package of an extra may be imported: whatever else runs does without it.
+EXTRAS = {
+    "onnxruntime": "services/sync/embedders/onnx.py",
+    "tokenizers": "services/sync/embedders/onnx.py",
+    "discord": "services/discord/",
+    "aiohttp": "services/discord/",
+}
+
+
 @CHECKS.add(
+    {"services/state/x.py": "import discord\n"},
     {"services/state/x.py": "import yaml\n"},
     {"services/state/x.py": "import not_installed_anywhere\n"},
     {"pyproject.toml": '[project]\ndependencies = ["grpcio", "no-such-package"]\n'},
@@ -52,6 +68,8 @@ def dependencies_are_what_is_imported(files: Tree) -> list[str]:
         for name in imported(text, path):
             top = name.split(".")[0]
             if top in LOCAL or top in sys.stdlib_module_names or top == "__future__":
+                continue
+            if top in EXTRAS and path.startswith(EXTRAS[top]):
                 continue
             # google.rpc and google.protobuf come from two distributions, grpc_health from a third: any will do.
             candidates = providers.get(top, set())
@@ -77,9 +95,14 @@ RECORD = "docs/decisions/0001-dependencies.md"
 @CHECKS.add({RECORD: "| grpcio | contracts |"}, {RECORD: (ROOT / RECORD).read_text() + "| leftpad | pads |\n"})
 def every_dependency_has_its_reason(files: Tree) -> list[str]:
     """The record's table and pyproject.toml name the same packages."""
-    names = declared(files) | declared(files, "build") | declared(files, "dev")
+    names = declared(files) | optional(files) | declared(files, "build") | declared(files, "dev")
     rows = [line.split("|")[1] for line in files[RECORD].splitlines() if re.match(r"\|(?! package|-)", line)]
-    listed = set(re.findall(r"[\w.-]+", " ".join(rows).replace("*dev:*", "")))
+    listed = set(
+        re.findall(
+            r"[\w.-]+",
+            " ".join(rows).replace("*dev:*", "").replace("*extra `discord`:*", "").replace("*extra `onnx`:*", ""),
+        )
+    )
     missing = [f"{RECORD}: says nothing of {name}" for name in sorted(names - listed)]
     return missing + [f"{RECORD}: speaks of {name}, which is not declared" for name in sorted(listed - names)]
 
