@@ -1,6 +1,6 @@
-"""The pages: Scope at `/` and the contract's reader at `/docs`. Self-contained files, fed only by the public API.
+"""The pages: Scope at `/` with its files at `/scope/...`, and the contract's reader at `/docs`. Fed by the public API only.
 
-Their policy allows a page's own script and style by hash and nothing else, so that text made by players can never run.
+Their policy allows Earshot's own script and style and nothing else, so that text made by players can never run.
 """
 
 from __future__ import annotations
@@ -10,44 +10,67 @@ import hashlib
 import re
 from pathlib import Path
 
+from services.common.errors import NotFound
 from services.edge.answer import Answer, Headers
 from services.edge.request import Request
 from services.edge.routes import Route
 
 HERE = Path(__file__).parent
+KINDS = {".html": b"text/html; charset=utf-8", ".css": b"text/css; charset=utf-8", ".svg": b"image/svg+xml",
+         ".js": b"text/javascript; charset=utf-8"}  # fmt: skip
+POLICY = (
+    "default-src 'none'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; script-src {script}; style-src {style}"
+)
 
 
 class Pages:
-    """The endpoints."""
+    """The endpoints. Files are read once, at the start."""
 
     def __init__(self) -> None:
-        self._scope = page(HERE / "scope.html")
-        self._docs = page(HERE / "docs.html")
+        files = {path.name: path for path in sorted((HERE / "scope").iterdir()) if path.suffix in KINDS}
+        self._files = {name: answer(path.read_bytes(), path.suffix) for name, path in files.items()}
+        self._scope = self._files.pop("index.html")
+        self._docs = inline_page(HERE / "docs.html")
 
     def routes(self) -> list[Route]:
-        return [Route("GET", "/", self.scope, open=True), Route("GET", "/docs", self.docs, open=True)]
+        return [
+            Route("GET", "/", self.scope, open=True),
+            Route("GET", "/scope/{file}", self.file, open=True),
+            Route("GET", "/docs", self.docs, open=True),
+        ]
 
     async def scope(self, _: Request) -> Answer:
         """The Scope page."""
         return self._scope
+
+    async def file(self, request: Request) -> Answer:
+        """A file of the Scope page."""
+        found = self._files.get(request.parameters[0])
+        if found is None:
+            raise NotFound("no such file", reason="UNKNOWN_PATH")
+        return found
 
     async def docs(self, _: Request) -> Answer:
         """The contract for people."""
         return self._docs
 
 
-def page(path: Path) -> Answer:
-    """A page with the policy that fits it."""
+def answer(content: bytes, suffix: str) -> Answer:
+    """A file of the page; a page with the policy that lets it load its own files."""
+    headers = security(POLICY.format(script="'self'", style="'self'")) if suffix == ".html" else ()
+    return Answer(200, content, KINDS[suffix], headers)
+
+
+def inline_page(path: Path) -> Answer:
+    """A page in one file, with the policy that allows its own inline script and style by hash."""
     text = path.read_text(encoding="utf-8")
-    return Answer(200, text.encode(), b"text/html; charset=utf-8", headers(text))
+    policy = POLICY.format(script=hashes(text, "script"), style=hashes(text, "style"))
+    return Answer(200, text.encode(), KINDS[".html"], security(policy))
 
 
-def headers(page: str) -> Headers:
-    """Security headers of a page with inline script and style."""
-    policy = (
-        "default-src 'none'; connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"frame-ancestors 'none'; script-src {hashes(page, 'script')}; style-src {hashes(page, 'style')}"
-    )
+def security(policy: str) -> Headers:
+    """Security headers of a page."""
     return ((b"content-security-policy", policy.encode()), (b"referrer-policy", b"no-referrer"))
 
 
