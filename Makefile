@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
 
-.PHONY: run test check setup setup-dev proto lock format letta bench reference test-letta test-luau clean
+.PHONY: run test check setup setup-dev proto lock format letta bench reference test-letta test-luau test-browser clean
 
 run: setup ## start every service with the tavern demo
 	@$(BIN)/earshot up --demo
@@ -26,6 +26,9 @@ letta: ## the pinned Letta server on 127.0.0.1:8333 (installs it the first time;
 
 test-letta: setup-dev ## the tests against a real Letta server 0.16.8
 	@deploy/letta/run-tests.sh $(BIN)/pytest -m letta
+
+test-browser: setup-dev ## the Scope page in Debian's Chromium (needs chromium and chromium-driver)
+	@$(BIN)/pytest -m browser
 
 test-luau: setup-dev ## the Roblox SDK in a Luau VM against a real edge (needs Node 20)
 	@$(BIN)/pytest tests/e2e/test_roblox_sdk.py

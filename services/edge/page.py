@@ -1,4 +1,4 @@
-"""The pages: Scope at `/` with its files at `/scope/...`, and the contract's reader at `/docs`. Fed by the public API only.
+"""The pages: Scope at `/` with its files at `/scope/...`, and the contract's reader at `/docs`. Fed by the public API.
 
 Their policy allows Earshot's own script and style and nothing else, so that text made by players can never run.
 """

@@ -2,7 +2,7 @@
 
 import { api, onKeyNeeded, pause } from "./api.js";
 import { $, forget, on, select, take, tell, world } from "./world.js";
-import { theme } from "./map.js";
+import { frames, theme } from "./map.js";
 import * as health from "./health.js";
 import * as talk from "./talk.js";
 import "./people.js";
@@ -121,4 +121,6 @@ open("talk");
 watchWorlds();
 watchPlaces();
 health.watch();
+// For who looks at the page from outside: its tests and its bench.
+globalThis.scope = { frames, world };
 document.documentElement.dataset.ready = "true";

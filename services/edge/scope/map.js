@@ -341,4 +341,4 @@ on("world", draw);
 on("spoke", draw);
 new ResizeObserver(draw).observe(canvas);
 document.addEventListener("visibilitychange", draw);
-globalThis.scopeFrames = frames;
+
