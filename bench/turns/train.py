@@ -30,8 +30,8 @@ Floats = npt.NDArray[np.float32]
 Whole = npt.NDArray[np.int64]
 
 IRC_WEIGHT = 2.0
-CRD3_WEIGHT = 0.5
-UNITS = 16
+CRD3_WEIGHT = 0.6
+UNITS = 24
 EPOCHS = 10
 BATCH = 512
 RATE = 3e-3

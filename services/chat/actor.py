@@ -22,7 +22,7 @@ from services.chat.bell import Bell
 from services.chat.conversation import World
 from services.chat.crew import Crew
 from services.chat.events import Event, Turned
-from services.chat.inputs import BudgetSpent, Input, Loaded, PlayerErased, Retracted, TimerFired
+from services.chat.inputs import Input, Loaded, PlayerErased, Retracted, TimerFired
 from services.chat.outcome import Outcomes
 from services.chat.rules import Rules
 from services.chat.store import Append, ChatStore, Explained, Seen, Stored
@@ -66,7 +66,7 @@ class Entry:
 class Tools:
     """What all actors of a room share. ask and locate carry out those effects; record: keep inputs for replays.
 
-    places: rules by slug of the location; broke: the UTC day, if a tenant's tokens of it are spent.
+    places: rules by slug of the location.
     """
 
     store: ChatStore
@@ -79,7 +79,6 @@ class Tools:
     locate: Callable[[WorldActor, str], Coroutine[Any, Any, None]]
     record: bool = False
     places: dict[str, Rules] = field(default_factory=dict)
-    broke: Callable[[str], int | None] = lambda _: None
     # NPCs of a tenant that remember across sessions.
     lasting: Callable[[str], frozenset[str]] = lambda _: frozenset()
 
@@ -179,9 +178,7 @@ class WorldActor:
         self._base_s = self._last_s = self._tools.clock.monotonic()
         loaded = Loaded(0, floor + stored.skip, self._digest, self._tools.rules, self._tools.places)
         hole = (floor, floor + stored.skip) if stored.skip else None
-        day = self._tools.broke(self.key[0])
-        spent = [] if day is None else [Entry(BudgetSpent(0, day), None)]
-        await self._process([Entry(loaded, None), *spent], hole=hole)
+        await self._process([Entry(loaded, None)], hole=hole)
 
     async def _wait(self) -> bool:
         """Wait for an input or a timer. False when the world has been idle for long."""

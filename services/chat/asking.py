@@ -7,7 +7,6 @@ the floor is somebody else's: nothing is fed any more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,8 +61,6 @@ class Asking:
     clock: Clock
     deadline_s: float
     history_tokens: int
-    # Called with the tenant and the tokens of each finished turn.
-    paid: Callable[[str, int], Coroutine[Any, Any, None]]
     recollection: Recollection
 
     async def run(self, actor: WorldActor, ask: Ask) -> None:
@@ -108,8 +105,6 @@ class Asking:
             ended = TurnEnded(0, ask.turn_id, outcome, reason, finished.degraded, {"total": finished.total_ms})
         if not actor.closed:
             await actor.feed(ended)
-        if finished is not None:
-            await self.paid(actor.key[0], finished.usage.prompt_tokens + finished.usage.completion_tokens)
 
     async def _take(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from services.chat import floor, scene
 from services.chat.conversation import CONVERSATION, URGENT, Conversation, Owed, Turn, Utterance
 from services.chat.draft import Draft
-from services.chat.effects import Explain, WishSettled
+from services.chat.effects import Explain
 from services.chat.events import Turned
 from services.chat.policy import PLAYER, Decision
 
@@ -73,10 +73,6 @@ def grant_wish(draft: Draft, conversation: Conversation) -> None:
         return
     wish = min(waiting, key=lambda each: not each.urgent)
     del draft.wishes[wish.npc_id]
-    if floor.broke(draft):
-        for request in wish.requests:
-            draft.do(WishSettled(request, "", "failed", "TENANT_BUDGET", None))
-        return
     draft.decided_ms[wish.npc_id] = draft.at
     floor.grant(
         draft,

@@ -221,8 +221,6 @@ class World:
     generations: Mapping[str, int] = field(default_factory=dict)
     spent: Mapping[str, Spent] = field(default_factory=dict)
     places: Mapping[str, Rules] = field(default_factory=dict)
-    # UTC day on which the tenant's token budget ran out.
-    broke_day: int = -1
 
     def where(self, entity_id: str) -> Conversation | None:
         """The conversation in which someone is."""

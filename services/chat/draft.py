@@ -35,7 +35,6 @@ class Draft:
         self.generations = dict(world.generations)
         self.spent = dict(world.spent)
         self.places = world.places
-        self.broke_day = world.broke_day
         self.events: list[events.Event] = []
         self.effects: list[effects.Effect] = []
 
@@ -61,7 +60,6 @@ class Draft:
             generations=self.generations,
             spent=self.spent,
             places=self.places,
-            broke_day=self.broke_day,
         )
 
     def law(self, conversation: Conversation) -> Rules:

@@ -33,19 +33,12 @@ def calls_left(draft: Draft, causes: tuple[str, ...]) -> bool:
     return newest is None or newest.calls < draft.rules.calls_per_message
 
 
-def capped(draft: Draft, player_id: str = "") -> str:
+def capped(draft: Draft, player_id: str) -> str:
     """Why no NPC may speak to the player any more today, "" = it may (D5)."""
     rules, spent = draft.rules, _spent(draft, player_id)
-    if broke(draft):
-        return "TENANT_BUDGET"
     if 0 < rules.player_turns_day <= spent.turns:
         return "PLAYER_CAP"
     return "TIME_CAP" if 0 < rules.player_talk_day_ms <= spent.talk_ms else ""
-
-
-def broke(draft: Draft) -> bool:
-    """Whether the tenant's tokens of today are spent."""
-    return draft.broke_day == draft.at // DAY_MS
 
 
 def talked(draft: Draft, player_id: str) -> None:

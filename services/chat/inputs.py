@@ -147,13 +147,6 @@ class PlayerLocated(msgspec.Struct, frozen=True, tag="located"):
     present: bool
 
 
-class BudgetSpent(msgspec.Struct, frozen=True, tag="budget_spent"):
-    """The tenant's tokens of a UTC day (since 1970) are spent: no more turns until the next."""
-
-    at_ms: int
-    day: int
-
-
 class PlayerErased(msgspec.Struct, frozen=True, tag="erased"):
     """Everything of a player goes; the input log itself is replaced by a checkpoint right after."""
 
@@ -171,7 +164,7 @@ class Retracted(msgspec.Struct, frozen=True, tag="retracted"):
 
 
 Turning = TurnStarted | Spoke | Acted | TurnEnded
-Life = PlayerLocated | PlayerErased | BudgetSpent | Retracted
+Life = PlayerLocated | PlayerErased | Retracted
 Input = Loaded | Observed | Heard | Wished | Turning | TimerFired | Life
 
 _encoder = msgspec.msgpack.Encoder()

@@ -84,12 +84,7 @@ def after_turn(draft: Draft, conversation_id: str, turn: Turn) -> None:
         return
     law = draft.law(conversation)
     alone = not conversation.players() and law.npc_to_npc
-    if (
-        not (causes or alone)
-        or floor.broke(draft)
-        or not floor.calls_left(draft, causes)
-        or not scene.has_listeners(draft, conversation)
-    ):
+    if not (causes or alone) or not floor.calls_left(draft, causes) or not scene.has_listeners(draft, conversation):
         return
     view = scene.scene_of(draft, conversation, turn.npc_id, utterance=latest)
     view = replace(view, addressed=scene.addressed(conversation, turn))

@@ -37,6 +37,8 @@ class Model:
     shared: tuple[tuple[float, ...], ...] = ()
     bias: tuple[float, ...] = ()
     out: tuple[float, ...] = ()
+    # `units` turned: of each feature its weights in all units.
+    turned: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ def parse(text: str) -> Model:
         _columns(hidden["context"], CONTEXT, width),
         tuple(map(float, hidden["bias"])),
         tuple(map(float, hidden["out"])),
+        tuple(zip(*features, strict=True)) or ((),) * len(FEATURES),
     )
 
 
@@ -117,11 +120,8 @@ def contributions(model: Model, scores: Scores, candidate: int, limit: int) -> l
     """The features that moved a candidate's score most, largest first: value times slope, for explanations."""
     slopes = [out * (1 - value * value) for out, value in zip(model.out, scores.hidden[candidate], strict=True)]
     moved = (
-        (
-            name,
-            value * (model.linear[i] + sum(slope * unit[i] for slope, unit in zip(slopes, model.units, strict=True))),
-        )
-        for i, (name, value) in enumerate(zip(FEATURES, scores.rows[candidate], strict=True))
+        (FEATURES[i], value * (model.linear[i] + sum(map(mul, slopes, model.turned[i]))))
+        for i, value in enumerate(scores.rows[candidate])
         if value
     )
     return sorted((pair for pair in moved if pair[1]), key=lambda pair: (-abs(pair[1]), pair[0]))[:limit]

@@ -95,8 +95,6 @@ def _apply(draft: Draft, item: inputs.Input) -> None:
             _wished(draft, item)
         case inputs.PlayerLocated():
             sessions.located(draft, item.player_id, present=item.present)
-        case inputs.BudgetSpent():
-            draft.broke_day = item.day
         case inputs.PlayerErased():
             sessions.erase(draft, item.player_id)
         case inputs.Retracted():

@@ -17,10 +17,8 @@ from services.chat.crew import Crew
 from services.chat.effects import Ask
 from services.chat.embed_worker import Embeddings
 from services.chat.erasure import Eraser
-from services.chat.inputs import BudgetSpent
 from services.chat.moderation import RESOURCE, Moderator, Moderators, PatternModerator, WordModerator, words_of
 from services.chat.moderation_hook import HttpModerator
-from services.chat.purse import Purse
 from services.chat.recollection import Recollection
 from services.chat.retracting import Retracting
 from services.chat.saying import PERIOD_S, Saying
@@ -61,28 +59,16 @@ async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> 
     async def locate(actor: WorldActor, player_id: str) -> None:
         await worlds.locate(actor, player_id)
 
-    async def paid(tenant: str, tokens: int) -> None:
-        if await purse.spend(tenant, tokens):
-            for actor in worlds.all():
-                if actor.key[0] == tenant:
-                    actor.submit(BudgetSpent(0, purse.today))
-
-    def broke(tenant: str) -> int | None:
-        return purse.today if purse.broke(tenant) else None
-
-    purse = Purse(store, app.clock, settings.tenant_tokens_per_day)
     laws, places = rules.from_settings(settings), rules.of_places(settings)
     tools = Tools(
-        store, crew, bell, app.clock, app.metrics, laws, ask, locate, settings.record, places, broke,
+        store, crew, bell, app.clock, app.metrics, laws, ask, locate, settings.record, places,
         lambda tenant: worlds.lasting(tenant),
     )  # fmt: skip
     worlds = Worlds(state, tools, lasting=settings.memory_scope == "cross_session")
     recollection = Recollection(
         store, sync, app.metrics, settings.history_tokens, settings.context_messages, worlds.lasting
     )
-    asking = Asking(
-        sync, moderator, worlds, app.clock, settings.turn_deadline_s, settings.history_tokens, paid, recollection
-    )
+    asking = Asking(sync, moderator, worlds, app.clock, settings.turn_deadline_s, settings.history_tokens, recollection)
     players = Toll(Allowance(settings.player_messages_per_10s, PERIOD_S))
     saying = Saying(worlds, store, state, moderator, app.clock, app.metrics, players)
     eraser = Eraser(store, worlds, state, sync, app.clock)

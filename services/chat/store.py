@@ -36,8 +36,6 @@ SCHEMA = (
     " PRIMARY KEY (tenant, world, key)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS erasures (tenant TEXT, id TEXT, player TEXT NOT NULL, state TEXT NOT NULL,"
     " at_ms INTEGER NOT NULL, receipts BLOB NOT NULL, PRIMARY KEY (tenant, id)) WITHOUT ROWID",
-    "CREATE TABLE IF NOT EXISTS tokens (tenant TEXT, day INTEGER, spent INTEGER NOT NULL,"
-    " PRIMARY KEY (tenant, day)) WITHOUT ROWID",
     *recording_store.SCHEMA,
     *recall_store.SCHEMA,
 )
@@ -365,23 +363,6 @@ class ChatStore:
             "SELECT tenant, id, player, state, receipts FROM erasures WHERE tenant=? AND id=?", (tenant, job_id)
         )
         return _erasure(rows[0]) if rows else None
-
-    async def add_tokens(self, tenant: str, day: int, tokens: int) -> None:
-        """Add to a tenant's tokens of a day; earlier days are forgotten."""
-
-        def add(db: sqlite3.Connection) -> None:
-            db.execute("DELETE FROM tokens WHERE tenant=? AND day<?", (tenant, day))
-            db.execute(
-                "INSERT INTO tokens VALUES (?,?,?) ON CONFLICT (tenant, day) DO UPDATE SET spent=spent+excluded.spent",
-                (tenant, day, tokens),
-            )
-
-        await self._database.write(add, durable=False)
-
-    def tokens(self, tenant: str, day: int) -> int:
-        """A tenant's tokens of a day."""
-        rows = self._database.read("SELECT spent FROM tokens WHERE tenant=? AND day=?", (tenant, day))
-        return int(rows[0][0]) if rows else 0
 
     async def purge_log(self) -> None:
         """Copy the WAL back and empty it, so that nothing erased lingers in it."""

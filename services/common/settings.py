@@ -237,9 +237,6 @@ class Settings(BaseSettings):
     player_minutes_per_day: float = Field(
         0.0, ge=0, description="Minutes that one player may talk to NPCs in a world per UTC day (D5); 0 = no cap."
     )
-    tenant_tokens_per_day: int = Field(
-        0, ge=0, description="Tokens that a tenant's turns may cost per UTC day and chat process; 0 = no budget."
-    )
     places: dict[str, PlaceSettings] = Field(
         {},
         description="Settings of places by slug of the location, as JSON: "

@@ -204,7 +204,6 @@ class Line:
     actions: tuple[str, ...] = ()
     error: EarshotError | None = None
     degraded: str = ""
-    tokens: int = 0
 
 
 Script = Callable[[sync_pb2.ConverseRequest], Line]
@@ -261,7 +260,6 @@ class FakeSync(sync_pb2_grpc.SyncServiceServicer):
                 finished=sync_pb2.ConverseFinished(
                     outcome=sync_pb2.ConverseOutcome.Value(f"CONVERSE_OUTCOME_{line.outcome}"),
                     degraded=line.degraded,
-                    usage=sync_pb2.Usage(prompt_tokens=line.tokens // 2, completion_tokens=line.tokens // 2),
                 )
             )
         except (asyncio.CancelledError, GeneratorExit):
