@@ -17,6 +17,8 @@ NAME_LIMIT = 64
 _BRACKETED = re.compile(r"\[\s*(/?\s*(?:system|inst|assistant|user|tool|developer|sys)\b[^\]]{0,40})\]", re.IGNORECASE)
 _TEMPLATE = re.compile(r"<\s*\|+|\|+\s*>|</?\s*s\s*>|<</?sys>>", re.IGNORECASE)
 _ROLE = re.compile(r"(^|[.!?\s\"'])(system|assistant|developer|user|tool)\s*:(?!//)", re.IGNORECASE)
+# What every control token has in it.
+_MARKS = re.compile(r"[\[<|>:]")
 _SYSTEM_LINE = re.compile(r"^\s*\[\s*system\s*\]\s*", re.IGNORECASE)
 
 

@@ -91,8 +91,8 @@ def put(db: sqlite3.Connection, world: World, lines: Iterable[Line], *, embed: b
     """Remember lines that are not yet; embed: they wait for a vector. Answers how many were new."""
     new = 0
     for line in lines:
-        scopes = [_scope(db, world[0], world[1], npc) for npc in line.hearers]
-        scopes += [_scope(db, world[0], "", npc) for npc in line.lasting]
+        scopes = [scope(db, world[0], world[1], npc) for npc in line.hearers]
+        scopes += [scope(db, world[0], "", npc) for npc in line.lasting]
         text, found = " ".join(map(str, scopes)), words(line.text)
         cursor = db.execute(
             "INSERT OR IGNORE INTO utterances (tenant, world, seq, conversation, utterance, turn, speaker, name, kind,"
@@ -112,11 +112,11 @@ def put(db: sqlite3.Connection, world: World, lines: Iterable[Line], *, embed: b
 
 def indexed(scopes: str, found: Sequence[str]) -> tuple[str, str]:
     """The columns of the index for a line: its scopes, and each word behind each scope."""
-    names = scopes.split()
-    return " ".join(f"{name}h" for name in names), " ".join(f"{name}h{word}" for name in names for word in found)
+    marks = [f"{name}h" for name in scopes.split()]
+    return " ".join(marks), " ".join(mark + f" {mark}".join(found) for mark in marks) if found else ""
 
 
-def _scope(db: sqlite3.Connection, tenant: str, world: str, npc: str) -> int:
+def scope(db: sqlite3.Connection, tenant: str, world: str, npc: str) -> int:
     row = db.execute("SELECT id FROM scopes WHERE tenant=? AND world=? AND npc=?", (tenant, world, npc)).fetchone()
     if row is None:
         db.execute("INSERT INTO scopes (tenant, world, npc, lines) VALUES (?,?,?,0)", (tenant, world, npc))

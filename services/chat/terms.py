@@ -12,7 +12,7 @@ INDEX_VERSION = 1
 WORD_MAX = 32
 WORDS_MAX = 40
 
-_WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 # Scripts without spaces between words: two neighbouring characters are a word.
 _DENSE = re.compile(r"[぀-ヿ㐀-䶿一-鿿ｦ-ﾟ가-힯฀-๿]+")
 # Words that tell no line from another. Short on purpose: a rare word weighs more by itself.
@@ -99,16 +99,23 @@ _COMMON = frozenset(
 
 def words(text: str) -> tuple[str, ...]:
     """Distinct words of a cleaned line in their order, lower case, without those that tell nothing."""
-    found: dict[str, None] = {}
-    for word in _WORD.findall(text.casefold()):
-        plain = word.replace("'", "").replace("’", "")
-        if not plain.isascii() and (run := _DENSE.search(plain)) is not None:
-            run_text = run.group()
-            for index in range(max(len(run_text) - 1, 1)):
-                found.setdefault(run_text[index : index + 2])
-            plain = plain.replace(run_text, "")
-        if plain and plain not in _COMMON:
-            found.setdefault(plain[:WORD_MAX])
-        if len(found) >= WORDS_MAX:
-            break
-    return tuple(found)
+    plain = text.casefold()
+    if not plain.isascii():
+        plain = plain.replace("’", "'")
+    found = _WORD.findall(plain)
+    if "'" in plain:
+        found = [word.replace("'", "") for word in found]
+    if not plain.isascii():
+        found = [part for word in found for part in _parts(word)]
+    kept = dict.fromkeys(word[:WORD_MAX] for word in found if word not in _COMMON)
+    return tuple(kept)[:WORDS_MAX]
+
+
+def _parts(word: str) -> list[str]:
+    """A word, or the neighbouring pairs of a script that has no spaces, and what stands beside it."""
+    run = _DENSE.search(word)
+    if run is None:
+        return [word]
+    dense = run.group()
+    pairs = [dense[index : index + 2] for index in range(max(len(dense) - 1, 1))]
+    return [*pairs, *filter(None, (word[: run.start()], word[run.end() :]))]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from services.cli import bench, certs, replay, trace
+from services.cli import archive, bench, certs, replay, trace
 from services.common.clock import SystemClock
 from services.common.errors import EarshotError
 from services.common.settings import ROOMS, Settings
@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
     bench.add(commands)
     certs.add(commands)
+    archive.add(commands)
     replay.add(commands)
     trace.add(commands)
     return parser

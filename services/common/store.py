@@ -354,6 +354,17 @@ def _lock(path: str) -> IO[str] | None:
     return handle
 
 
+def claimed(data: Path) -> bool:
+    """Whether a process has a store of this data directory open."""
+    for lock in data.glob("*.lock"):
+        with lock.open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return True
+    return False
+
+
 class StoreInUse(EarshotError):
     """Another process has the data directory open."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from services.sync.context import Context
 from services.sync.human import human_lines
@@ -81,11 +82,11 @@ def render(
     return Desired(context.revision, context.revision_ms, context.age_ms, blocks, settled)
 
 
-def declared(context: Context, limit: int) -> tuple[Block, ...]:
-    """The profile's own blocks with their first text: the agent's from then on."""
+def declared(context: Context, limit: int, seed: Mapping[str, str] = MappingProxyType({})) -> tuple[Block, ...]:
+    """The profile's own blocks with their first text: the agent's from then on. seed: texts of a lost agent."""
     return tuple(
         Block(label, text[:limit], limit, "")
-        for label, text in context.profile.blocks
+        for label, text in {**dict(context.profile.blocks), **seed}.items()
         if label and "/" not in label and label not in DESCRIPTIONS
     )
 

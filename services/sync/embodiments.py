@@ -121,17 +121,21 @@ class Embodiments:
         adopt = context.profile.agent_id if agent.endpoint.capabilities.stateful else ""
         if adopt and self._elsewhere(adopt, context.key):
             raise Conflict("the profile's agent is embodied in another world", reason="AGENT_ELSEWHERE")
+        seed = self.store.seed(context.key)
         spec = AgentSpec(
             tag=tag_of(context.key),
             name=context.profile.name,
             instructions=INSTRUCTIONS,
-            blocks=(*desired.blocks, *declared(context, self._settings.block_limit)),
+            blocks=(*desired.blocks, *declared(context, self._settings.block_limit, seed)),
             adopt=adopt,
             model=str(context.profile.settings.get("model") or ""),
             settings=context.profile.settings,
         )
         forget = not self._cross_session(self.entry(context.key))
-        return await agent.ensure(spec, desired, forget=forget, lane=lane, timeout=max(timeout, 0.001))
+        made = await agent.ensure(spec, desired, forget=forget, lane=lane, timeout=max(timeout, 0.001))
+        if seed:
+            await self.store.drop_seed(context.key)
+        return made
 
     async def bring(
         self,

@@ -7,6 +7,7 @@ soft: a killed process leaves it behind, and then the block is read back. Every 
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 from services.common.errors import Conflict
 from services.common.ownership import Fence
 from services.common.store import Database
+from services.sync import agent_blocks
 from services.sync.agent import AgentRecord, Held, key_of
 from services.sync.context import Key
 from services.sync.markov_store import SCHEMA as MARKOV
@@ -22,6 +24,7 @@ from services.sync.notes import Note
 from services.sync.runtimes.local import LocalAgent
 
 SCHEMA = (
+    agent_blocks.SEEDS,
     """CREATE TABLE IF NOT EXISTS agent (tenant TEXT, world TEXT, npc TEXT, runtime TEXT, agent_id TEXT NOT NULL,
        adopted INTEGER NOT NULL, upto INTEGER NOT NULL, generation INTEGER NOT NULL, asked INTEGER NOT NULL,
        cut INTEGER NOT NULL,
@@ -150,6 +153,17 @@ class SyncStore:
 
     async def deleted(self, deletion: Deletion) -> None:
         await self._durable(deletion.key, lambda c: c.execute("DELETE FROM deletion WHERE id = ?", (deletion.id,)))
+
+    def seed(self, key: Key) -> dict[str, str]:
+        """Texts by label that a restored backup keeps for this NPC's next agent."""
+        rows = self._database.read("SELECT blocks FROM seed WHERE tenant = ? AND world = ? AND npc = ?", key)
+        return dict(json.loads(rows[0][0])) if rows else {}
+
+    async def drop_seed(self, key: Key) -> None:
+        """An agent has been made of it."""
+        await self._durable(
+            key, lambda c: c.execute("DELETE FROM seed WHERE tenant = ? AND world = ? AND npc = ?", key)
+        )
 
     # -- turns -----------------------------------------------------------------------------------------------------
 
@@ -334,6 +348,7 @@ def _release(connection: sqlite3.Connection, record: AgentRecord) -> list[Deleti
     connection.execute(f"DELETE FROM block {where}", key)
     connection.execute(f"DELETE FROM spoke {where}", key)
     connection.execute(f"UPDATE intent SET open = 0 {where}", key)
+    connection.execute("DELETE FROM seed WHERE tenant = ? AND world = ? AND npc = ?", record.key)
     if record.adopted:
         return []
     cursor = connection.execute(
