@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
 
-.PHONY: run test check setup setup-dev proto lock format letta bench reference test-letta test-luau test-browser clean
+.PHONY: run test check setup setup-dev proto lock format letta bench reference test-letta test-luau test-browser fuzz clean
 
 run: setup ## start every service with the tavern demo
 	@$(BIN)/earshot up --demo
@@ -29,6 +29,9 @@ test-letta: setup-dev ## the tests against a real Letta server 0.16.8
 
 test-browser: setup-dev ## the Scope page in Debian's Chromium (needs chromium and chromium-driver)
 	@$(BIN)/pytest -m browser
+
+fuzz: setup-dev ## ten thousand interleavings of changes, turns, faults and restarts of sync (some minutes)
+	@INTERLEAVED_ROOMS=20 $(BIN)/pytest tests/unit/sync/test_interleavings.py
 
 test-luau: setup-dev ## the Roblox SDK in a Luau VM against a real edge (needs Node 20)
 	@$(BIN)/pytest tests/e2e/test_roblox_sdk.py
