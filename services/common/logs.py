@@ -63,5 +63,5 @@ def configure(level: str = "info", style: str = "console") -> None:
 
 
 def get_logger(room: str) -> Any:
-    """Logger bound to a room."""
-    return structlog.get_logger().bind(room=room)
+    """Logger of a room. Bound when it is used: modules are imported before logging is configured."""
+    return structlog.get_logger(room=room)

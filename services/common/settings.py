@@ -161,7 +161,7 @@ class Settings(BaseSettings):
         2.0, gt=0, description="First words are wanted within this; then the next model is asked (G7)."
     )
     patience_s: float = Field(
-        8.0, gt=0, description="First words are waited for this long when only a degraded reply is left."
+        8.0, gt=0, description="First words are waited for at most this long when only a degraded reply is left."
     )
     cache_ttl_s: float = Field(
         300.0, ge=0, description="Replies of classes that a profile marks cacheable live so long."

@@ -97,9 +97,9 @@ class Embodiment:
         return self._turn.locked()
 
     @property
-    def abandoned(self) -> bool:
-        """It still executes a turn that nobody waits for."""
-        return self._turn.locked() and self._hold is not None and self._hold.abandoned
+    def abandoned_at(self) -> float | None:
+        """Loop time since which it executes a turn that nobody waits for; None = it does not."""
+        return self._hold.abandoned_at if self._turn.locked() and self._hold is not None else None
 
     @property
     def writing(self) -> bool:
@@ -296,16 +296,16 @@ class Embodiment:
         return bool(self._unsettled)
 
     @asynccontextmanager
-    async def turn(self, wait: float) -> AsyncIterator[TurnHold]:
-        """Hold the agent for one turn; waits so many seconds for it. Raises AgentBusy.
+    async def turn(self, wait: float, *, spare: bool = False) -> AsyncIterator[TurnHold]:
+        """Hold the agent for one turn; waits so many seconds for it. Raises AgentBusy, Busy when there is a spare.
 
-        The hold can be handed over to what outlives the caller.
+        The hold can be handed over to what outlives the caller. spare: another runtime may answer instead.
         """
         try:
             async with asyncio.timeout(wait):
                 await self._turn.acquire()
         except TimeoutError as error:
-            raise AgentBusy() from error
+            raise (Busy("a turn that nobody waits for is still under way") if spare else AgentBusy()) from error
         hold = self._hold = TurnHold(self._turn)
         try:
             yield hold
@@ -313,12 +313,12 @@ class Embodiment:
             hold.leave()
 
     async def settle(self, timeout: float) -> None:
-        """Learn what became of turns whose outcome is unknown. Raises AgentBusy while one still runs."""
+        """Learn what became of turns whose outcome is unknown. Raises Busy while one still runs."""
         runtime, agent_id = self.endpoint.runtime, self.agent_id
         for intent in list(self._unsettled):
             state = await self._look_up(intent, min(timeout, LOOK_UP_S))
             if state is TurnState.RUNNING and self._now_ms() < intent.deadline_ms + int(SUSPECT_S * 1000):
-                raise AgentBusy()
+                raise Busy("a turn that was given up on still runs")
             if state is not TurnState.ABSENT:
                 # Executed, or given up on: whatever it said nobody heard.
                 upto = max(self.record.upto, intent.upto)
@@ -380,11 +380,16 @@ class TurnHold:
         self._lock = lock
         self._kept = False
         self._released = False
-        self.abandoned = False
+        self.abandoned_at: float | None = None
 
     def keep(self) -> None:
         """Somebody else gives it back, by `release`."""
         self._kept = True
+
+    def abandon(self) -> None:
+        """Nobody waits for the turn any more."""
+        if self.abandoned_at is None:
+            self.abandoned_at = _now()
 
     def leave(self) -> None:
         if not self._kept:

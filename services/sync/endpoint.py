@@ -38,6 +38,8 @@ from services.sync.schedule import Lane
 T = TypeVar("T")
 # A runtime keeps its own time; one that does not is stopped so much later.
 GRACE_S = 0.25
+# Who was given less time than this, because others had used it up, has not failed when it was not enough.
+FAIR_S = 1.0
 # Models of one key whose allowances are known; profiles may name others than the provider's.
 MODELS_MAX = 64
 BREAKER = {"closed": 0.0, "half_open": 0.5, "open": 1.0}
@@ -93,6 +95,12 @@ class Endpoint:
     def cost(self) -> float:
         """What another turn here costs in waiting: latency x load / weight."""
         return self.latency.average * (self._turns.load + 1) / max(self.provider.weight, 1e-6)
+
+    @property
+    def queue_s(self) -> float:
+        """About how long a turn waits for a slot here before it is asked."""
+        beyond = self._turns.load - self._turns.aimd.limit + 1
+        return self.latency.average * beyond / self._turns.aimd.limit if beyond > 0 else 0.0
 
     def breaker(self) -> Literal["closed", "open", "half_open"]:
         return self._breaker.state(_now())
@@ -226,7 +234,8 @@ class Endpoint:
             if ready > deadline:
                 raise RateLimited("the key's allowance is used up", min(ready - now, 3600.0))
             if ready > now:
-                await asyncio.sleep(ready - now)
+                # Never less than a clock can tell apart: who wakes a hair too early would not sleep again.
+                await asyncio.sleep(max(ready - now, 0.001))
         except BaseException:
             quota.give_back(tokens)
             raise
@@ -322,7 +331,8 @@ class _FirstWords:
         self._started = _now()
         self._worded = False
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(first_by, self._late) if math.isfinite(first_by) else None
+        fair = math.isfinite(first_by) and first_by - self._started >= FAIR_S
+        self._timer = loop.call_at(first_by, self._late) if fair else None
 
     def came(self) -> None:
         if not self._worded:

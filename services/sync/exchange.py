@@ -103,7 +103,7 @@ class Exchange:
             return
         self._listened = False
         self._heard = heard
-        self._hold.abandoned = True
+        self._hold.abandon()
         self._cut = self._cut or (self._texted and not complete)
         self.answer(())
         if not self._endpoint.capabilities.stateful and self._task is not None and not self._task.done():

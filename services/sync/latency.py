@@ -21,17 +21,25 @@ class Latency:
 
     average: float = UNKNOWN_S
     _samples: deque[tuple[float, float]] = field(default_factory=lambda: deque(maxlen=KEPT))
+    # The percentile as last worked out, and until when it holds: every turn asks for it.
+    _tail: float | None = None
+    _tail_until: float = 0.0
 
     def observe(self, seconds: float, now: float) -> None:
         """One answer's first words came after so long, or did not come for so long."""
         self.average = seconds if not self._samples else (1 - NEWEST) * self.average + NEWEST * seconds
         self._samples.append((now, seconds))
+        self._tail_until = 0.0
 
     def p95(self, now: float) -> float | None:
         """None = too few answers lately: who was slow a minute ago is tried again."""
+        if now < self._tail_until:
+            return self._tail
         while self._samples and self._samples[0][0] < now - KEPT_S:
             self._samples.popleft()
-        if len(self._samples) < TELLING:
-            return None
-        ordered = sorted(seconds for _, seconds in self._samples)
-        return ordered[min(len(ordered) - 1, round(0.95 * (len(ordered) - 1)))]
+        self._tail = None
+        if len(self._samples) >= TELLING:
+            ordered = sorted(seconds for _, seconds in self._samples)
+            self._tail = ordered[round(0.95 * (len(ordered) - 1))]
+        self._tail_until = self._samples[0][0] + KEPT_S if self._samples else now + KEPT_S
+        return self._tail

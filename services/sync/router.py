@@ -44,7 +44,7 @@ def plan(tiers: Sequence[Tier], *, model: str, tokens: float, now: float, first_
     """Steps of a turn whose first words are wanted by `first_by`. Never empty.
 
     model: the profile's own, "" = each provider's. Endpoints that rest, are used up or broken are left out; so are
-    those too slow for the deadline, as long as another one is not.
+    those too slow for the deadline, or with too long a queue, as long as another one is not.
     """
     skipped: dict[str, str] = {}
     steps: list[Step] = []
@@ -79,7 +79,7 @@ def _judged(tier: str, endpoint: Endpoint, model: str, tokens: float, now: float
     if ready_at > now:
         return Step(tier, endpoint, ready_at), "ALLOWANCE"
     p95 = endpoint.latency.p95(now)
-    if p95 is not None and now + p95 > first_by:
+    if now + endpoint.queue_s + (p95 or 0.0) > first_by:
         return Step(tier, endpoint, now), "SLOW"
     return Step(tier, endpoint, now), ""
 

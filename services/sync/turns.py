@@ -18,7 +18,7 @@ from services.common.logs import get_logger
 from services.sync import reply_cache
 from services.sync.chain import Tier
 from services.sync.context import Context, Place
-from services.sync.embodiment import BUSY_WAIT_S, AgentBusy, Embodiment
+from services.sync.embodiment import BUSY_WAIT_S, AgentBusy
 from services.sync.endpoint import Endpoint
 from services.sync.entry import Entry
 from services.sync.exchange import Exchange
@@ -31,7 +31,7 @@ from services.sync.reconciler import Reconciler
 from services.sync.replays import Replays
 from services.sync.reply_cache import CacheKey
 from services.sync.router import Plan, RetryBudget, Step, plan
-from services.sync.runtimes.port import Missing, RateLimited, RuntimeFault, TimedOut
+from services.sync.runtimes.port import Busy, Missing, RateLimited, RuntimeFault, TimedOut
 from services.sync.store import Intent
 from services.sync.tools import REMEMBER, offered
 from services.sync.turn import Ask, Ended, Event, Finished, Progress, Spoken, Started
@@ -42,8 +42,12 @@ PLACES_S = 0.5
 NEXT_S = 0.7
 # A runtime gets at least so long, however late it is.
 ATTEMPT_S = 0.3
+# So many times its 95th percentile, the last model is waited for.
+PATIENT_TIMES = 2.0
 # Share of its time that is waited for an agent which still executes a turn that nobody waits for.
 BUSY_SHARE = 0.5
+# So long after its caller left, an agent that still executes the turn is passed over.
+ABANDONED_S = 1.0
 # Prompt beside the lines, for the key's allowance, before anything is rendered; tokens.
 PROMPT_TOKENS = 800
 _SKIPPED = {"ALLOWANCE": "RUNTIME_RATE_LIMITED", "BROKEN": "RUNTIME_FAILED", "SLOW": "RUNTIME_FAILED"}
@@ -148,11 +152,6 @@ class Turns:
             except RuntimeFault as fault:
                 failed, why = fault, _reason(fault)
                 self._failed(turn, step, fault)
-            except AgentBusy as busy:
-                # A turn that somebody waits for goes first; one that nobody does is no reason to be silent.
-                if turn.progress.given or not rest or not self._agent(turn, step).abandoned:
-                    raise
-                failed, why = busy, busy.reason
         raise _failure(failed, why, turn.ask)
 
     def _plan(self, turn: _Turn, tiers: Sequence[Tier]) -> Plan:
@@ -160,10 +159,6 @@ class Turns:
         size = PROMPT_TOKENS + sum(tokens(line.text) for line in turn.ask.lines[-10:])
         first_by = turn.progress.started_at + self._reconciler.settings.first_sentence_s
         return plan(tiers, model=model, tokens=size, now=_now(), first_by=first_by, rng=self._rng)
-
-    def _agent(self, turn: _Turn, step: Step) -> Embodiment:
-        assert step.endpoint is not None  # voices have no agent and are never busy
-        return self._reconciler.agents.embodiment(turn.entry, step.endpoint)
 
     def _failed(self, turn: _Turn, step: Step, fault: RuntimeFault) -> None:
         turn.entry.last_error = type(fault).__name__
@@ -191,8 +186,11 @@ class Turns:
             return deadline
         following = next((one.endpoint for one in rest if one.model), None)
         if following is None:
-            # Only a degraded reply is left: worth waiting for the model longer than the target.
-            return min(now + settings.patience_s, deadline - min(1.0, 0.1 * _left(deadline)))
+            # Only a degraded reply is left: worth waiting longer than the target, as long as it is known to take.
+            usual = step.endpoint.latency.p95(now) if step.endpoint is not None else None
+            patience = settings.patience_s if usual is None else min(PATIENT_TIMES * usual, settings.patience_s)
+            by = max(turn.progress.started_at + settings.first_sentence_s, now + patience)
+            return min(by, deadline - min(1.0, 0.1 * _left(deadline)))
         by = turn.progress.started_at + settings.first_sentence_s
         needs = following.latency.p95(now)
         left = by - now
@@ -228,7 +226,11 @@ class Turns:
             )
             began = _now()
             wait = min(BUSY_WAIT_S, BUSY_SHARE * _left(min(ask.deadline, first_by)))
-            async with agent.turn(wait) as hold:
+            since = agent.abandoned_at if rest else None
+            if since is not None:
+                # Cut off a moment ago it ends soon; one that hangs is not waited for again and again.
+                wait = min(wait, max(since + ABANDONED_S - _now(), 0.0))
+            async with agent.turn(wait, spare=since is not None) as hold:
                 tracing.record("hold", _now() - began, stage="hold")
                 exchange = Exchange(
                     agent, hold, preparation.prepare, ask.deadline, endpoint, first_by,
@@ -321,6 +323,8 @@ def _why(planned: Plan) -> str:
 
 
 def _reason(fault: RuntimeFault) -> str:
+    if isinstance(fault, Busy):
+        return "AGENT_BUSY"
     if isinstance(fault, RateLimited):
         return "RUNTIME_RATE_LIMITED"
     return "TURN_TIMEOUT" if isinstance(fault, TimedOut) else "RUNTIME_FAILED"
@@ -333,6 +337,8 @@ def _failure(failed: EarshotError | RuntimeFault | None, why: str, ask: Ask) -> 
         error = DeadlineExceeded("no runtime answered in time", reason="TURN_TIMEOUT")
     elif isinstance(failed, EarshotError):
         return failed
+    elif isinstance(failed, Busy):
+        error = AgentBusy()
     elif isinstance(failed, RateLimited) or (failed is None and why == "RUNTIME_RATE_LIMITED"):
         wait_ms = round(failed.retry_after_s * 1000) if isinstance(failed, RateLimited) else 1000
         error = Overloaded("the runtime limits the rate", reason="RUNTIME_RATE_LIMITED", retry_after_ms=wait_ms)

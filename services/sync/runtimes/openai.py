@@ -154,11 +154,13 @@ class OpenAIRuntime:
         for _ in range(LEARN_MAX):
             try:
                 return await client.chat.completions.create(**self._fitted(request), timeout=timeout)
-            except sdk.BadRequestError as error:
-                shorter = _halved(request) if _TOO_LONG.search(_said(error)) else None
+            except sdk.APIStatusError as error:
+                # llama.cpp has said 500 for a prompt that is too long, and for tools.
+                said = _said(error)
+                shorter = _halved(request) if _TOO_LONG.search(said) else None
                 if shorter is not None:
                     request = shorter
-                elif not self._learn(error):
+                elif not ((error.status_code == 400 or _NO_TOOLS.search(said)) and self._learn(said)):
                     raise
         return await client.chat.completions.create(**self._fitted(request), timeout=timeout)
 
@@ -208,9 +210,8 @@ class OpenAIRuntime:
                 fitted["max_completion_tokens"] = value
         return fitted
 
-    def _learn(self, error: Any) -> bool:
+    def _learn(self, text: str) -> bool:
         """Newer models refuse `max_tokens` or a temperature, older servers `stream_options` or tools; True = again."""
-        text = _said(error)
         if _NO_TOOLS.search(text) and "tools" not in self._refused:
             self._refused.add("tools")
             return True

@@ -106,7 +106,8 @@ class FakeState(state_pb2_grpc.StateServiceServicer):
         return state.revision
 
     def profile(self, npc: str, **fields: Any) -> type_pb2.NpcProfile:
-        profile = type_pb2.NpcProfile(id=npc, display_name=npc.title(), persona=f"You are {npc.title()}.", **fields)
+        persona = fields.pop("persona", f"You are {npc.title()}.")
+        profile = type_pb2.NpcProfile(id=npc, display_name=npc.title(), persona=persona, **fields)
         self.profiles[npc] = profile
         return profile
 

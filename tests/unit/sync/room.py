@@ -16,6 +16,7 @@ from services.common.app import App
 from services.common.clock import LoopClock
 from services.common.settings import Settings
 from services.sync import server
+from services.sync.providers import Configured
 from services.sync.runtimes.port import Runtime
 from services.sync.store import SCHEMA, SyncStore
 from tests.unit.sync.fake_runtime import FakeRuntime
@@ -35,8 +36,9 @@ class Heard:
 class Room:
     """What tests drive: the stub, the fakes, and short ways to ask."""
 
-    def __init__(self, app: App, state: FakeState) -> None:
+    def __init__(self, app: App, state: FakeState, store: SyncStore) -> None:
         self.app = app
+        self.store = store
         self.state = state
         self.stub: Any = sync_pb2_grpc.SyncServiceStub(app.channels.to("sync"))
 
@@ -99,9 +101,14 @@ def settings(data: str = ":memory:", **fields: Any) -> Settings:
 
 @asynccontextmanager
 async def room(
-    *runtimes: Runtime, state: FakeState | None = None, data: str = ":memory:", **fields: Any
+    *runtimes: Runtime,
+    state: FakeState | None = None,
+    data: str = ":memory:",
+    chain: Sequence[str] = (),
+    found: Configured | None = None,
+    **fields: Any,
 ) -> AsyncIterator[Room]:
-    """Started, with the informer watching; stopped at the end."""
+    """Started, with the informer watching; stopped at the end. chain: names in order, else the runtimes."""
     clock = LoopClock()
     configured = settings(data, **fields)
     app = App(configured, ["state", "sync"], clock=clock, inline_stores=True)
@@ -109,7 +116,8 @@ async def room(
     app.add(state_pb2_grpc.add_StateServiceServicer_to_server, state, "earshot.state.v1.StateService")
     store = SyncStore(app.open_store("sync", SCHEMA))
     chosen = runtimes or (FakeRuntime(),)
-    await server.serve(app, store, {one.name: one for one in chosen}, tuple(one.name for one in chosen))
+    order = tuple(chain) or tuple(one.name for one in chosen)
+    await server.serve(app, store, {one.name: one for one in chosen}, order, found)
     async with app:
         await asyncio.sleep(0.05)
-        yield Room(app, state)
+        yield Room(app, state, store)
