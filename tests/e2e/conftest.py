@@ -101,6 +101,32 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @dataclass
+class Keyed:
+    """A running Earshot that several tenants use. Its waits are short, so that who still waits much later hangs."""
+
+    stack: Stack
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def bearer(self, tenant: str) -> dict[str, str]:
+        """Headers with a key of the tenant's, made when it is first asked for."""
+        if tenant not in self.keys:
+            self.keys[tenant] = self.stack.create_key(tenant)
+        return {"authorization": f"Bearer {self.keys[tenant]}"}
+
+
+@pytest.fixture(scope="session")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
+    environment = {
+        "EARSHOT_MESSAGES_WAIT_S": "0.5",
+        "EARSHOT_EVENTS_HOLD_MAX_S": "0.5",
+        "EARSHOT_TENANT_REQUESTS_PER_S": "100000",
+        "EARSHOT_WRONG_KEYS_PER_MINUTE": "1000000",
+    }
+    with Stack(tmp_path_factory.mktemp("keyed") / "data", environment=environment) as stack:
+        yield Keyed(stack)
+
+
+@dataclass
 class Scene:
     """A world of the test's own, with a cursor from its start."""
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import ssl
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,17 +151,18 @@ async def front(certificate: Path, folder: Path, **options: Any) -> AsyncIterato
     key, _ = KeyFile(Settings(data=str(folder / "data"))).create("red", 1)
     async with served(data=str(folder / "data"), **options) as edge:
         port = free_port()
-        async with running(configured(edge, port, certificate, folder), port):
+        async with running(configured([edge.port], port, certificate, folder), port):
             yield Front(edge, port, key, certificate, folder)
 
 
-def configured(edge: Served, port: int, certificate: Path, folder: Path) -> list[str]:
-    """Write the configuration, let nginx check it, and return the command that starts it."""
+def configured(edges: Sequence[int], port: int, certificate: Path, folder: Path) -> list[str]:
+    """Write the configuration for edges on these ports, let nginx check it, and return the command that starts it."""
+    servers = "\n    ".join(f"server 127.0.0.1:{edge} fail_timeout=1s;" for edge in edges)
     site = localized(
         CONFIGURATION.read_text(),
         {
             "listen 443 ": (f"listen 127.0.0.1:{port} ", 2),
-            "server 127.0.0.1:8080;": (f"server 127.0.0.1:{edge.port};", 1),
+            "server 127.0.0.1:8080 fail_timeout=1s;": (servers, 1),
             "/etc/ssl/earshot/": (f"{certificate}/", 2),
             "/var/log/nginx/": (f"{folder}/", 2),
         },
@@ -328,7 +329,7 @@ async def test_the_edge_takes_the_client_s_address_from_a_trusted_proxy_only(
 async def test_an_edge_without_keys_stays_closed_behind_a_proxy(certificate: Path, tmp_path: Path) -> None:
     async with served() as edge:
         port = free_port()
-        async with running(configured(edge, port, certificate, tmp_path), port):
+        async with running(configured([edge.port], port, certificate, tmp_path), port):
             site = Front(edge, port, "", certificate, tmp_path)
             reply = await site.ask("/v1/worlds")
             assert (reply.status, reply.reason) == (403, "KEYS_NEEDED")
