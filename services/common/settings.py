@@ -75,7 +75,7 @@ class Settings(BaseSettings):
         "", description="Proxies whose X-Forwarded-For counts: addresses or networks, comma separated."
     )
     connections_max: int = Field(25_000, ge=1, description="Connections at once; one more is refused 429.")
-    in_flight_max: int = Field(512, ge=1, description="Requests worked on at once, held polls apart; 429 above.")
+    in_flight_max: int = Field(128, ge=1, description="Requests worked on at once, held polls apart; 429 above.")
     held_max: int = Field(20_000, ge=1, description="Polls, turns and sockets waited for at once; 503 above.")
     lag_max_s: float = Field(
         0.04, gt=0, description="While the loop is later than this, fewer requests are worked on at once; 429 above."

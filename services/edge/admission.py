@@ -86,10 +86,15 @@ class Admission:
 
     def admitted(self, route: Route) -> _Admitted:
         """Enter, or raise Overloaded; leaving the context makes room."""
-        if not route.open and self._in_flight >= self._limit.value:
+        if not route.open:
+            self.check_room()
+        return _Admitted(self)
+
+    def check_room(self) -> None:
+        """Raise Overloaded when as many are worked on as the loop keeps up with."""
+        if self._in_flight >= self._limit.value:
             self._refused("in_flight")
             raise Overloaded("the edge is overloaded", retry_after_ms=RETRY_MS)
-        return _Admitted(self)
 
     def arrives(self) -> bool:
         """Whether there is room for one more request, asked before anything is done for it.
@@ -106,6 +111,13 @@ class Admission:
 
     def _arrived(self) -> None:
         self._arriving = 0
+
+    def waiting(self) -> _Waiting:
+        """Step out while a body arrives, and come back, or raise Overloaded when others have taken the place.
+
+        Who sends slowly would else keep others out.
+        """
+        return _Waiting(self)
 
     def count(self, caller: Caller) -> None:
         """Count a request of a session and of a tenant. Raises Overloaded (RATE_LIMITED) above the rate of either.
@@ -171,6 +183,23 @@ class _Admitted:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._admission.enter(-1)
+
+
+class _Waiting:
+    __slots__ = ("_admission",)
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+
+    def __enter__(self) -> None:
+        self._admission.enter(-1)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        try:
+            if kind is None:
+                self._admission.check_room()
+        finally:
+            self._admission.enter(1)
 
 
 class _Held:

@@ -7,8 +7,10 @@ the answer instead of a reset and the next request on the connection works.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -17,6 +19,8 @@ from services.common.errors import BadInput, DeadlineExceeded, TooLarge
 
 T = TypeVar("T")
 Receive = Callable[[], Awaitable[dict[str, Any]]]
+# Around the time in which a body arrives.
+Waiting = Callable[[], AbstractContextManager[None]]
 
 RATIO = 20
 # The ratio is judged once this much came out: a few repeated rows compress well and are no bomb.
@@ -43,8 +47,11 @@ class Limits:
 class Body:
     """One request's body."""
 
-    def __init__(self, receive: Receive, headers: dict[bytes, bytes], limits: Limits) -> None:
+    def __init__(
+        self, receive: Receive, headers: dict[bytes, bytes], limits: Limits, waiting: Waiting = contextlib.nullcontext
+    ) -> None:
         self._receive = receive
+        self._waiting = waiting
         self._headers = headers
         self._limits = limits
         self._ended = False
@@ -53,7 +60,11 @@ class Body:
         self.abandoned = False
 
     async def read(self) -> bytes:
-        """All of it, inflated. Raises TooLarge, BadInput, DeadlineExceeded (BODY_TIMEOUT), ClientGone."""
+        """All of it, inflated. Raises TooLarge, BadInput, DeadlineExceeded (BODY_TIMEOUT), Overloaded, ClientGone."""
+        with self._waiting():
+            return await self._timely()
+
+    async def _timely(self) -> bytes:
         try:
             async with asyncio.timeout(self._limits.timeout_s):
                 try:
@@ -137,7 +148,7 @@ class Body:
     async def attended(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """The result of `work`, as long as the client waits for it: else it is cancelled and ClientGone raised."""
         if not self._ended:
-            await self.read()
+            await self._timely()
         doing = asyncio.create_task(work())
         leaving = asyncio.create_task(self._disconnect())
         try:

@@ -182,8 +182,9 @@ class Existing:
 
     async def snapshot(self, request: Request) -> Answer:
         """200 when the snapshot is a revision; the same reading as /v1/snapshots."""
+        body = await request.content.read()
         deadline = self._snapshots.deadline()
-        reading = self._snapshots.read(await request.content.read())
+        reading = self._snapshots.read(body)
         reading.item.want_positions = False
         result = await self._snapshots.apply(reading, request.world(reading.world), deadline)
         return json_answer(GameSnapshotAnswer("success", result.revision, OUTCOMES.get(result.outcome, "")))

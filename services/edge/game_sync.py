@@ -64,9 +64,10 @@ class GameSync:
 
     async def post(self, request: Request) -> Answer:
         """200 at once with the revision, what became of each part, and the events that are ready."""
-        deadline = self._snapshots.deadline()
         session = request.session()
-        reading = self._snapshots.read(await request.content.read(), self._reader)
+        body = await request.content.read()
+        deadline = self._snapshots.deadline()
+        reading = self._snapshots.read(body, self._reader)
         world = request.world(reading.world)
         asked: Sync = reading.parsed
         reading.item.epoch = session.epoch

@@ -77,7 +77,7 @@ class Gateway:
     async def _http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         headers: dict[bytes, bytes] = dict(scope["headers"])
-        content = Body(receive, headers, self._limits)
+        content = Body(receive, headers, self._limits, self._admission.waiting)
         label, status = UNMATCHED, GONE
         answering = False
         try:

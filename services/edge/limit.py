@@ -7,13 +7,13 @@ fixed number is either too small for a fast machine or lets a slow one fall so f
 from __future__ import annotations
 
 # Never fewer: one game's requests and a pause of the machine must not be taken for overload.
-LEAST = 8
+LEAST = 16
 FEWER = 0.75
 MORE = 0.5
 # When the limit was not reached it says nothing about the load, and is forgotten.
 FORGET = 1.1
-# Weight of the newest look: one late look is a pause of the machine, several are overload.
-NEWEST = 0.25
+# Weight of the newest look: a late one is a pause of the machine, half a second of them is overload.
+NEWEST = 0.05
 
 
 class Limit:

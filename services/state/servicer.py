@@ -164,9 +164,11 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
 
     async def GetWorld(self, request: state_pb2.GetWorldRequest, context: Any) -> state_pb2.GetWorldResponse:
         ref = _ref(request.world)
-        world, document = await self._document(ref, request.min_revision)
+        world = self._worlds.get(ref)
         if world is None:
+            # At once, whatever revision is asked for: who was told one was told by this world's owner.
             raise NotFound("no such world", reason="UNKNOWN_WORLD")
+        document = await world.reach(request.min_revision)
         return state_pb2.GetWorldResponse(
             world=request.world,
             revision=document.revision,

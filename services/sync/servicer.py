@@ -108,8 +108,7 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
             raise TooLarge(f"at most {LINES_MAX} lines a turn")
         budget = self._settings.turn_deadline_s
         if remaining is not None:
-            # A little before the call's own deadline, so that the caller learns why.
-            budget = min(budget, max(remaining - min(0.1, 0.05 * remaining), 0.001))
+            budget = min(budget, _within(remaining))
         return Ask(
             key=_key(request.npc),
             turn_id=request.turn_id,
@@ -226,7 +225,10 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
 
 
 def _within(remaining: float | None) -> float:
-    return max(remaining if remaining is not None else 30.0, 0.001)
+    """Seconds to a little before the call's own deadline, so that the caller learns what became of it."""
+    if remaining is None:
+        return 30.0
+    return max(remaining - min(0.1, 0.05 * remaining), 0.001)
 
 
 def _key(proto: Any) -> Key:

@@ -117,8 +117,10 @@ class Keyed:
 @pytest.fixture(scope="session")
 def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Keyed]:
     environment = {
-        "EARSHOT_MESSAGES_WAIT_S": "0.5",
+        "EARSHOT_MESSAGES_WAIT_S": "1.5",
         "EARSHOT_EVENTS_HOLD_MAX_S": "0.5",
+        "EARSHOT_SNAPSHOT_DEADLINE_S": "20",
+        "EARSHOT_BODY_TIMEOUT_S": "5",
         "EARSHOT_TENANT_REQUESTS_PER_S": "100000",
         "EARSHOT_WRONG_KEYS_PER_MINUTE": "1000000",
     }

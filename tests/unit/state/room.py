@@ -96,8 +96,8 @@ class Room:
     async def roster(self, **fields: Any) -> state_pb2.ImportRosterResponse:
         return await self.stub.ImportRoster(state_pb2.ImportRosterRequest(tenant="t", **fields), timeout=5)
 
-    async def world(self) -> state_pb2.GetWorldResponse:
-        return await self.stub.GetWorld(state_pb2.GetWorldRequest(world=WORLD), timeout=5)
+    async def world(self, min_revision: int = 0) -> state_pb2.GetWorldResponse:
+        return await self.stub.GetWorld(state_pb2.GetWorldRequest(world=WORLD, min_revision=min_revision), timeout=5)
 
 
 @asynccontextmanager

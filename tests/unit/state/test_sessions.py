@@ -95,9 +95,12 @@ async def test_a_world_closed_for_long_is_forgotten_but_its_numbers_are_not() ->
     async with running(world_expiry_s=60) as room:
         await room.snapshot(PAIR, epoch=await room.open(), seq=1)
         await asyncio.sleep(200)
-        with pytest.raises(grpc.aio.AioRpcError) as failure:
-            await room.world()
-        assert from_rpc(failure.value).reason == "UNKNOWN_WORLD"
+        for revision in (0, 7):
+            started = asyncio.get_running_loop().time()
+            with pytest.raises(grpc.aio.AioRpcError) as failure:
+                await room.world(revision)
+            assert from_rpc(failure.value).reason == "UNKNOWN_WORLD"
+            assert asyncio.get_running_loop().time() == started, "at once: nobody was told a revision of it"
         assert await room.open() == 2
         assert (await room.snapshot(PAIR, epoch=2, seq=1)).revision == 3
 
