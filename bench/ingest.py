@@ -94,7 +94,7 @@ class Measures:
 
 def run(options: Options) -> list[dict[str, Any]]:
     """Records of the bench, or of the profile. Raises TargetFailed and Unavailable."""
-    with _folder() as folder:
+    with own_folder("ingest") as folder:
         if options.profile:
             return profiling.run(folder, options.seconds or SECONDS * 3, QUIET)
         measures = _measured(folder, options.rounds or ROUNDS, options.seconds or SECONDS)
@@ -103,10 +103,10 @@ def run(options: Options) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def _folder() -> Iterator[Path]:
+def own_folder(bench: str) -> Iterator[Path]:
     """A directory on the checkout's disk: a temporary one may be memory only."""
     environment.FOLDER.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="ingest-", dir=environment.FOLDER))
+    folder = Path(tempfile.mkdtemp(prefix=f"{bench}-", dir=environment.FOLDER))
     try:
         yield folder
     finally:

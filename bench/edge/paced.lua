@@ -1,9 +1,13 @@
 -- wrk script: a game server for each connection, which posts its snapshots at a pace, whatever it is answered.
 --   wrk -t N -c N -d S -s paced.lua URL -- FOLDER PERIOD_S WARM_UP_S
 -- One connection a thread, so that every answer's own latency is known by its status. FOLDER/<n>.bodies holds the bodies
--- of connection n, one a line. PERIOD_S 0: the next one at once. What is answered in the first WARM_UP_S does not count.
--- Prints one line for each status: `status count good p50_ms p99_ms most_ms`, and `late` requests that were sent after
--- their time, because the answer before was.
+-- of connection n, one a line. PERIOD_S 0: the next one at once, after a refusal in REFUSED_S. What is answered in the
+-- first WARM_UP_S does not count.
+-- Prints a line for each status: `status <code> <count> <p50> <p99> <most>` in milliseconds; `late <count>` of requests
+-- that were sent after their time, because the answer before was; `broken <count>` of connections' errors; `complaint`
+-- with the first refusal that says not when to come back.
+local REFUSED_S = 0.25
+
 local ffi = require("ffi")
 ffi.cdef([[
 typedef struct { long tv_sec; long tv_nsec; } timespec;
@@ -35,12 +39,12 @@ function init(args)
   -- Everybody at another moment of the period.
   begin = now()
   due = begin + period * ((number * 0.6180339887) % 1)
-  sent, late, held = 0, 0, ""
+  sent, late, held, refused = 0, 0, "", false
   statuses, latencies = {}, {}
 end
 
 function delay()
-  if period == 0 then return 0 end
+  if period == 0 then return refused and REFUSED_S * 1000 or 0 end
   return math.max(0, math.floor((due - now()) * 1000 + 0.5))
 end
 
@@ -57,10 +61,11 @@ end
 
 function response(status, headers, body)
   local ended = now()
+  refused = status ~= 200
   if ended - begin < warm_up then return end
   table.insert(statuses, status)
   table.insert(latencies, (ended - sent) * 1000)
-  if status ~= 200 and not headers["Retry-After"] and not headers["retry-after"] and held == "" then
+  if (status == 429 or status == 503) and not headers["Retry-After"] and not headers["retry-after"] and held == "" then
     held = status .. " without Retry-After: " .. string.sub(body, 1, 120)
   end
 end
