@@ -30,8 +30,9 @@ test-letta: setup-dev ## the tests against a real Letta server 0.16.8
 test-browser: setup-dev ## the Scope page in Debian's Chromium (needs chromium and chromium-driver)
 	@$(BIN)/pytest -m browser
 
-fuzz: setup-dev ## ten thousand interleavings of changes, turns, faults and restarts of sync (some minutes)
+fuzz: setup-dev ## interleavings of sync and requests made from the contract, other ones every time (about half an hour)
 	@INTERLEAVED_ROOMS=20 $(BIN)/pytest tests/unit/sync/test_interleavings.py
+	@FUZZ_EXAMPLES=2000 $(BIN)/pytest -q tests/e2e/test_contract_fuzz.py
 
 test-luau: setup-dev ## the Roblox SDK in a Luau VM against a real edge (needs Node 20)
 	@$(BIN)/pytest tests/e2e/test_roblox_sdk.py

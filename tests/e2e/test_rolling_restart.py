@@ -142,6 +142,9 @@ def client(port: int, certificate: Path) -> httpx.AsyncClient:
             request.extensions["sni_hostname"] = NAME
             return await transport.handle_async_request(request)
 
+        async def aclose(self) -> None:
+            await transport.aclose()
+
     return httpx.AsyncClient(base_url=f"https://127.0.0.1:{port}", headers={"host": NAME}, transport=Here(), timeout=30)
 
 

@@ -157,12 +157,12 @@ async def front(certificate: Path, folder: Path, **options: Any) -> AsyncIterato
 
 def configured(edges: Sequence[int], port: int, certificate: Path, folder: Path) -> list[str]:
     """Write the configuration for edges on these ports, let nginx check it, and return the command that starts it."""
-    servers = "\n    ".join(f"server 127.0.0.1:{edge} fail_timeout=1s;" for edge in edges)
+    servers = "\n    ".join(f"server 127.0.0.1:{edge} max_fails=0;" for edge in edges)
     site = localized(
         CONFIGURATION.read_text(),
         {
             "listen 443 ": (f"listen 127.0.0.1:{port} ", 2),
-            "server 127.0.0.1:8080 fail_timeout=1s;": (servers, 1),
+            "server 127.0.0.1:8080 max_fails=0;": (servers, 1),
             "/etc/ssl/earshot/": (f"{certificate}/", 2),
             "/var/log/nginx/": (f"{folder}/", 2),
         },

@@ -198,6 +198,8 @@ def check(item: Any) -> bytes:
     assert len(looks) == len(rest) == count
     for cold in zip(looks, rest, strict=True):
         assert all(isinstance(one, dict) for one in cold)
+    # They stay the text that came, white space and all: what it says is compared.
+    rows.looks, rows.details = json.dumps(looks, sort_keys=True), json.dumps(rest, sort_keys=True)
     return written(item)
 
 
