@@ -199,7 +199,7 @@ def check(item: Any) -> bytes:
     for cold in zip(looks, rest, strict=True):
         assert all(isinstance(one, dict) for one in cold)
     # They stay the text that came, white space and all: what it says is compared.
-    rows.looks, rows.details = json.dumps(looks, sort_keys=True), json.dumps(rest, sort_keys=True)
+    rows.looks, rows.details = (json.dumps(cold, sort_keys=True).encode() for cold in (looks, rest))
     return written(item)
 
 
