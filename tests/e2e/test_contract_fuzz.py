@@ -1,6 +1,6 @@
 """Requests made from the published contract, valid and spoilt, against a whole Earshot: its answers are in it too.
 
-EARSHOT_FUZZ_EXAMPLES (`make fuzz`): so many requests of each operation, other ones every time.
+FUZZ_EXAMPLES (`make fuzz`): so many requests of each operation, other ones every time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from schemathesis.specs.openapi.checks import negative_data_rejection, positive_
 from tests.e2e.conftest import ROSTER, Keyed
 from tests.e2e.stack import ROOT, Stack
 
-EXAMPLES = int(os.environ.get("EARSHOT_FUZZ_EXAMPLES", "0"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "0"))
 CONTRACT = schemathesis.openapi.from_dict(json.loads((ROOT / "docs" / "openapi.json").read_text()))
 # No wait of `keyed` is longer than a second.
 HANG_S = 20.0
