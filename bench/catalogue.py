@@ -21,6 +21,7 @@ BENCHES: Mapping[str, str] = {
     "sync": "bench.sync",
     "edge": "bench.edge.suite",
     "runtimes": "bench.runtimes",
+    "chat": "bench.chat",
 }
 
 

@@ -145,6 +145,9 @@ class Conversation:
     undecided: str = ""
     latest: str = ""
     npc_turns: int = 0
+    # Lines of players lately, and runtime calls that they caused; both fade.
+    lines: float = 0.0
+    calls: float = 0.0
     cancels: int = 0
     decisions: int = 0
     last_ms: int = 0

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.chat import cues, vocative
+from services.chat import cues, share, vocative
 from services.chat.conversation import CONVERSATION, URGENT, Conversation, Reply, Spent, Turn
 from services.chat.draft import Draft
 from services.chat.effects import Ask, Cancel, Explain, Replied, WishSettled
@@ -71,6 +71,8 @@ def grant(draft: Draft, conversation_id: str, turn: Turn) -> Turn:
         draft.spent[turn.cause_player] = replace(spent, turns=spent.turns + 1)
     for cause in turn.causes:
         draft.change_utterance(cause, turn_id=turn.id)
+    if turn.causes:
+        share.called(draft, conversation_id)
     if turn.causes and turn.causes[-1] in draft.open:
         draft.change_utterance(turn.causes[-1], calls=draft.open[turn.causes[-1]].calls + 1)
     _tell(draft, conversation_id, turn, "started", turn.reason)

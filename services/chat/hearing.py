@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from services.chat import award, cues, floor, initiative, judgement, vocative
+from services.chat import award, cues, floor, initiative, judgement, share, vocative
 from services.chat.conversation import Conversation, Session, Utterance
 from services.chat.draft import Draft
 from services.chat.effects import Accepted, Settled
@@ -156,6 +156,7 @@ def _enter(draft: Draft, item: Heard, conversation: Conversation, utterance_id: 
         draft.change(conversation.id, rhythm=rhythm, npc_turns=turns)
         if item.speaker.kind == PLAYER:
             draft.change(conversation.id, goodbyes=(), closed_pairs=())
+            share.spoke(draft, conversation.id)
     elif _direct(item):
         draft.change(conversation.id, npc_turns=0)
     draft.disarm(f"silence:{conversation.id}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.chat import award, floor, initiative, model, policy, scene
+from services.chat import award, floor, initiative, model, policy, scene, share
 from services.chat.conversation import CONVERSATION, URGENT, Conversation, Owed, Turn, Utterance, Wish
 from services.chat.draft import Draft
 from services.chat.policy import Decision
@@ -23,7 +23,7 @@ def judge(draft: Draft, utterance_id: str) -> None:
     lane = URGENT if _interrupt(draft, conversation, utterance) else CONVERSATION
     conversation = draft.conversations[conversation.id]
     view = scene.scene_of(draft, conversation, utterance.speaker_id, utterance=utterance)
-    decision = policy.decide(draft.law(conversation), view, model.default())
+    decision = policy.decide(share.law(draft, conversation), view, model.default())
     draft.change(conversation.id, decisions=conversation.decisions + 1)
     if decision.obligation and decision.speakers:
         _oblige(draft, conversation.id, utterance, decision)
@@ -82,7 +82,7 @@ def after_turn(draft: Draft, conversation_id: str, turn: Turn) -> None:
     if latest is not None and latest.waiting:
         # The existing game's calls are for one sentence: it gets one answer.
         return
-    law = draft.law(conversation)
+    law = share.law(draft, conversation)
     alone = not conversation.players() and law.npc_to_npc
     if not (causes or alone) or not floor.calls_left(draft, causes) or not scene.has_listeners(draft, conversation):
         return

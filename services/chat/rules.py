@@ -21,6 +21,8 @@ class Rules:
     turns_soft: int = 2
     turns_hard: int = 3
     calls_per_message: int = 2
+    # Where several players talk: calls per line of theirs that NPCs settle at, apart from those they are obliged to.
+    calls_mean: float = 0.6
     addressed_max: int = 2
     # NPC turns that one player may cause, and time it may talk to NPCs, in a UTC day; 0 = no cap.
     player_turns_day: int = 0
@@ -66,6 +68,7 @@ def from_settings(settings: Settings) -> Rules:
         silence_ms=round(settings.awkward_silence_s * 1000),
         turns_soft=settings.npc_turns_soft,
         turns_hard=settings.npc_turns_hard,
+        calls_mean=settings.calls_per_message_mean,
         player_turns_day=settings.player_turns_per_day,
         player_talk_day_ms=round(settings.player_minutes_per_day * 60_000),
         cooldown_npc_ms=round(settings.cooldown_npc_s * 1000),

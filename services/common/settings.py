@@ -225,6 +225,11 @@ class Settings(BaseSettings):
     conversation_wait_s: float = Field(2.0, description="Longest wait of another turn (D3).")
     npc_turns_soft: int = Field(2, description="NPC turns since a player spoke: more only when addressed.")
     npc_turns_hard: int = Field(3, description="NPC turns since a player spoke: never more.")
+    calls_per_message_mean: float = Field(
+        0.6,
+        ge=0,
+        description="Runtime calls per line where several players talk, about; obligations aside; 0 = no bound.",
+    )
     cooldown_npc_s: float = Field(0.0, description="An NPC rests this long after a turn, unless addressed (D2).")
     cooldown_greeting_s: float = Field(120.0, description="One greeting per player and conversation within this (D2).")
     greetings: bool = Field(True, description="One NPC may greet an arriving player.")

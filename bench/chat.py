@@ -1,0 +1,173 @@
+"""`earshot bench chat`: the whole stack over HTTP before a model that takes a second, and how soon a barge-in cancels.
+
+Earshot runs as its users start it, one process; the clients and the model are this one. `--seconds` is the time under
+load (120 by default; `make soak` takes 600).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench.catalogue import Options, progress
+from bench.figures import percentile, slope
+from bench.hall import Hall, Model, Talk
+from bench.result import Result
+from bench.target import Target, earshot
+from bench.turns import barge_in
+
+SECONDS = 120.0
+MODEL_MS = 1000.0
+WORLDS, TABLES, RATE = 100, 10, 50.0
+ACTIVE_WORLDS, ACTIVE_RATE, ACTIVE_SECONDS = 10, 20.0, 20.0
+ALONE_LINES = 200
+ALONE_MS, ACTIVE_MS = 10.0, 100.0
+BOUNDS_S = {"urgent": 0.5, "conversation": 2.0}
+# Memory is looked at once the worlds' memories of their logs are full or this share of the time has passed.
+SETTLED = 0.4
+GROWTH_PERCENT = 3.0
+_WAIT = re.compile(
+    r'^earshot_queue_wait_seconds_(bucket|count)\{(?:le="([^"]+)",)?queue="(\w+)"(?:,le="([^"]+)")?\} (\S+)'
+)
+
+Waits = Mapping[tuple[str, str], float]
+
+
+def run(options: Options) -> list[dict[str, Any]]:
+    """Records of all parts."""
+    records = list(barge_in.run(options))
+    with tempfile.TemporaryDirectory() as folder:
+        records += asyncio.run(_latency(Path(folder)))
+    with tempfile.TemporaryDirectory() as folder:
+        records += asyncio.run(_load(Path(folder), options.seconds or SECONDS))
+    return records
+
+
+async def _latency(folder: Path) -> list[dict[str, Any]]:
+    """Utterance in to runtime asked, alone and beside others."""
+    async with Model(50.0) as quick, httpx.AsyncClient(limits=httpx.Limits(max_connections=200)) as client:
+        target = _target(folder, quick)
+        await asyncio.to_thread(target.start, folder)
+        try:
+            progress(f"chat: {ALONE_LINES} lines, one after the other")
+            hall = Hall(f"http://127.0.0.1:{target.port}", ACTIVE_WORLDS, TABLES)
+            await hall.open(client)
+            await hall.greet(client)
+            alone = (await hall.alone(client, ALONE_LINES)).waits(quick.asked)
+            quick.control(delay_ms=MODEL_MS)
+            progress(f"chat: {ACTIVE_WORLDS * TABLES} active conversations, {ACTIVE_RATE:g} lines/s")
+            active = (await hall.talk(client, ACTIVE_RATE, ACTIVE_SECONDS)).waits(quick.asked)
+        finally:
+            await asyncio.to_thread(target.stop)
+    name, many = "utterance in to runtime asked", f"{ACTIVE_WORLDS * TABLES} conversations active"
+    return [
+        Result(f"{name}, one client, p50", percentile(alone, 0.5), "ms", ALONE_MS, "less").record(),
+        Result(f"{name}, one client, p99", percentile(alone, 0.99), "ms", better="less").record(),
+        Result(f"{name}, {many}, p50", percentile(active, 0.5), "ms", better="less").record(),
+        Result(f"{name}, {many}, p99", percentile(active, 0.99), "ms", ACTIVE_MS, "less").record(),
+    ]
+
+
+async def _load(folder: Path, seconds: float) -> list[dict[str, Any]]:
+    """100 worlds, 1,000 conversations, 50 lines a second."""
+    async with Model(MODEL_MS) as model, httpx.AsyncClient(limits=httpx.Limits(max_connections=400)) as client:
+        target = _target(folder, model)
+        await asyncio.to_thread(target.start, folder)
+        try:
+            hall = Hall(f"http://127.0.0.1:{target.port}", WORLDS, TABLES)
+            progress(f"chat: {WORLDS} worlds of {TABLES} conversations sit down")
+            await hall.open(client)
+            await hall.greet(client)
+            before = await _waits(client, target.port)
+            progress(f"chat: {RATE:g} lines/s for {seconds:g} s")
+            memory: list[tuple[float, float]] = []
+            cpu = sum(target.cpu_seconds())
+
+            def tick(at: float) -> None:
+                if not memory or at - memory[-1][0] >= 1:
+                    memory.append((at, sum(map(_resident_mib, target.pids))))
+
+            talk = await hall.talk(client, RATE, seconds, tick)
+            cpu = sum(target.cpu_seconds()) - cpu
+            after = await _waits(client, target.port)
+        finally:
+            await asyncio.to_thread(target.stop)
+    return _loaded(talk, model, seconds, cpu, memory, before, after)
+
+
+def _loaded(
+    talk: Talk,
+    model: Model,
+    seconds: float,
+    cpu: float,
+    memory: list[tuple[float, float]],
+    before: Waits,
+    after: Waits,
+) -> list[dict[str, Any]]:
+    name = f"{WORLDS} worlds, {WORLDS * TABLES} conversations, {RATE:g} lines/s, {seconds:g} s"
+    lost = sum(count for what, count in talk.outcomes.items() if what not in ("replied", "silent"))
+    progress(f"chat: outcomes {dict(talk.outcomes)}")
+    waits = talk.waits(model.asked)
+    records = [
+        Result(f"{name}: lines that failed or were refused", lost, "lines", 0, "less").record(),
+        Result(f"{name}: addressed and not answered", len(talk.addressed - talk.answered), "lines", 0, "less").record(),
+        Result(f"{name}: utterance in to runtime asked, p99", percentile(waits, 0.99), "ms", better="less").record(),
+        Result(f"{name}: runtime calls per line", len(waits) / len(talk.said), "calls", 0.6, "less").record(),
+        Result(f"{name}: processor time", cpu / seconds, "cores", better="less").record(),
+    ]
+    for queue, bound in BOUNDS_S.items():
+        asked = _grown(before, after, queue, "count")
+        late = asked - _grown(before, after, queue, str(bound))
+        records.append(
+            Result(f"{name}: {queue} waits over {bound:g} s, of {asked:g}", late, "turns", 0, "less").record()
+        )
+    settled = [(at, mib) for at, mib in memory if at >= SETTLED * seconds]
+    growth = 100 * slope(settled) * (settled[-1][0] - settled[0][0]) / settled[0][1]
+    records += [
+        Result(f"{name}: memory at the end", settled[-1][1], "MiB", better="less").record(),
+        Result(
+            f"{name}: its growth in the last {100 * (1 - SETTLED):.0f} %", growth, "%", GROWTH_PERCENT, "less"
+        ).record(),
+    ]
+    return records
+
+
+def _target(folder: Path, model: Model) -> Target:
+    environment = {
+        "EARSHOT_RUNTIMES": "openai",
+        "EARSHOT_OPENAI_BASE_URL": model.base_url,
+        "EARSHOT_OPENAI_API_KEY": "unused",
+        "EARSHOT_GREETINGS": "false",
+        "EARSHOT_RUNTIME_CONCURRENCY": "128",
+    }
+    return earshot("chat", folder, "all", environment=environment)
+
+
+async def _waits(client: httpx.AsyncClient, port: int) -> dict[tuple[str, str], float]:
+    """The histogram of waits for a worker: (queue, upper edge or count) -> turns."""
+    text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+    found = {}
+    for line in text.splitlines():
+        match = _WAIT.match(line)
+        if match is not None:
+            kind, first, queue, last, value = match.groups()
+            edge = "count" if kind == "count" else str(float(first or last))
+            found[queue, edge] = float(value)
+    return found
+
+
+def _grown(before: Waits, after: Waits, queue: str, edge: str) -> float:
+    return after.get((queue, edge), 0.0) - before.get((queue, edge), 0.0)
+
+
+def _resident_mib(pid: int) -> float:
+    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmRSS"):
+            return int(line.split()[1]) / 1024
+    return 0.0

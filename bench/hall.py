@@ -1,0 +1,152 @@
+"""A crowd that talks: worlds of conversations, and the clients that post what their players say. Seeded.
+
+Each conversation is two NPCs and two players at a table; tables stand too far apart to hear each other. Every second
+line speaks to one of the NPCs by name. A line carries its number, so that the model can tell when it was asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+from tests.fakes.fake_model import FakeModel, latest_line
+
+TABLE_STUDS = 100.0
+LINES = ("what do you think of number #{0}?", "have you heard of number #{0}?", "tell me about number #{0}.")
+REMARKS = ("Number #{0} was a long day.", "Does anyone know number #{0}?", "So much for number #{0}.")
+_NUMBER = re.compile(r"#(\d+)")
+NAMES = ("Mara", "Brom", "Wyn", "Tess", "Odo", "Una", "Vic", "Zed", "Ida", "Kai")
+TIMEOUT_S = 30.0
+
+
+def world_name(number: int) -> str:
+    """The name of a world."""
+    return f"hall-{number:03d}"
+
+
+def snapshot(world: int, tables: int) -> dict[str, Any]:
+    """Everybody at their tables."""
+    entities = []
+    for table in range(tables):
+        x = table * TABLE_STUDS
+        for seat in range(2):
+            name = f"{NAMES[table % len(NAMES)]}{'' if seat else 'na'}"
+            entities.append(_entity(f"npc-{table}-{seat}", "npc", name, x, seat))
+            entities.append(_entity(player(world, table, seat), "player", f"Player{table}{seat}", x, 2 + seat))
+    return {"world": world_name(world), "entities": entities}
+
+
+def player(world: int, table: int, seat: int) -> str:
+    """Id of a player."""
+    return f"p{world}-{table}-{seat}"
+
+
+def _entity(who: str, kind: str, name: str, x: float, z: int) -> dict[str, Any]:
+    return {"id": who, "kind": kind, "name": name, "position": {"x": x, "y": 0.0, "z": float(z)}}
+
+
+class Model(FakeModel):
+    """The fake model, which notes when it was asked about which number."""
+
+    def __init__(self, delay_ms: float) -> None:
+        super().__init__(delay_ms=delay_ms)
+        self.asked: dict[int, float] = {}
+
+    async def _chat(self, body: dict[str, Any], exchange: Any) -> bool:
+        number = _NUMBER.search(latest_line(body).text)
+        if number is not None:
+            self.asked.setdefault(int(number[1]), asyncio.get_running_loop().time())
+        return await super()._chat(body, exchange)
+
+
+@dataclass(slots=True)
+class Talk:
+    """What came of one run: when each number was said, and outcomes with reasons."""
+
+    said: dict[int, float] = field(default_factory=dict)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    addressed: set[int] = field(default_factory=set)
+    answered: set[int] = field(default_factory=set)
+
+    def waits(self, asked: dict[int, float]) -> list[float]:
+        """Milliseconds from the client's request to the model's of each line that an NPC was asked about, sorted."""
+        return sorted((asked[number] - at) * 1000 for number, at in self.said.items() if number in asked)
+
+
+@dataclass(slots=True)
+class Hall:
+    """Clients of a running Earshot."""
+
+    base: str
+    worlds: int
+    tables: int
+    chance: random.Random = field(default_factory=lambda: random.Random("hall"))
+    _number: int = 0
+
+    async def open(self, client: httpx.AsyncClient) -> None:
+        """Put everybody at the tables."""
+        for world in range(self.worlds):
+            answer = await client.post(f"{self.base}/v1/snapshots", json=snapshot(world, self.tables))
+            answer.raise_for_status()
+
+    async def greet(self, client: httpx.AsyncClient) -> None:
+        """One line in every conversation, so that all are active and every agent exists."""
+        talk = Talk()
+        for table in range(self.tables):
+            async with asyncio.TaskGroup() as group:
+                for world in range(self.worlds):
+                    group.create_task(self._say(client, talk, world, table))
+
+    async def talk(
+        self, client: httpx.AsyncClient, rate: float, seconds: float, tick: Callable[[float], None] = lambda _: None
+    ) -> Talk:
+        """Lines at an even rate over conversations drawn at random; whoever waits is waited for."""
+        talk, loop = Talk(), asyncio.get_running_loop()
+        began = loop.time()
+        async with asyncio.TaskGroup() as group:
+            for count in range(round(rate * seconds)):
+                await asyncio.sleep(max(0.0, began + count / rate - loop.time()))
+                world, table = self.chance.randrange(self.worlds), self.chance.randrange(self.tables)
+                group.create_task(self._say(client, talk, world, table))
+                tick(loop.time() - began)
+        return talk
+
+    async def alone(self, client: httpx.AsyncClient, lines: int) -> Talk:
+        """One line after the other, each to an NPC by name."""
+        talk = Talk()
+        for count in range(lines):
+            await self._say(client, talk, count % self.worlds, count // self.worlds % self.tables, to_npc=True)
+        return talk
+
+    async def _say(
+        self, client: httpx.AsyncClient, talk: Talk, world: int, table: int, *, to_npc: bool | None = None
+    ) -> None:
+        self._number += 1
+        number, named = self._number, to_npc if to_npc is not None else self.chance.random() < 0.5
+        text = self.chance.choice(LINES if named else REMARKS).format(number)
+        if named:
+            text = f"{NAMES[table % len(NAMES)]}, {text}"
+            talk.addressed.add(number)
+        who = player(world, table, self.chance.randrange(2))
+        body = {"world": world_name(world), "player_id": who, "text": text, "message_id": f"m{number}"}
+        talk.said[number] = asyncio.get_running_loop().time()
+        try:
+            answer = await client.post(f"{self.base}/v1/messages", json=body, timeout=TIMEOUT_S)
+        except httpx.HTTPError as error:
+            talk.outcomes[type(error).__name__] += 1
+            return
+        told = answer.json()
+        if answer.status_code != 200:
+            talk.outcomes[told["error"]["reason"]] += 1
+            return
+        outcome = told["outcome"]
+        if outcome == "replied":
+            talk.answered.add(number)
+        talk.outcomes[outcome if outcome != "failed" else f"failed {told.get('reason', '')}"] += 1

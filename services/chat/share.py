@@ -1,0 +1,42 @@
+"""How much NPCs take part where players talk with each other: the bar rises with the calls that their lines have cost.
+
+A gate alone does not bound the cost: where most of those present are NPCs nearly every line is above it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from services.chat.conversation import Conversation
+from services.chat.draft import Draft
+from services.chat.rules import Rules
+
+# What was long ago counts less: lines and calls fade by this per line of a player.
+FADE = 0.95
+# A conversation begins as if so many lines had cost so much each: nothing is raised by its first call.
+PRIOR_LINES = 3.0
+PRIOR_SHARE = 0.24
+# tau rises by SLOPE times what the share exceeds the mean less MARGIN: obligations and silences take what lies between.
+# Chosen on the train splits of the turn bench, where eight NPCs then cost 0.59 calls a line.
+SLOPE = 20.0
+MARGIN = 0.35
+
+
+def spoke(draft: Draft, conversation_id: str) -> None:
+    """A player said something that NPCs hear."""
+    here = draft.conversations[conversation_id]
+    draft.change(conversation_id, lines=here.lines * FADE + 1, calls=here.calls * FADE)
+
+
+def called(draft: Draft, conversation_id: str) -> None:
+    """A line of a player caused a runtime call."""
+    draft.change(conversation_id, calls=draft.conversations[conversation_id].calls + 1)
+
+
+def law(draft: Draft, conversation: Conversation) -> Rules:
+    """The rules here, tau raised where several players talk and NPCs have already taken their part."""
+    rules = draft.law(conversation)
+    if not rules.calls_mean or len(conversation.players()) < 2:
+        return rules
+    share = (conversation.calls + PRIOR_LINES * PRIOR_SHARE) / (conversation.lines + PRIOR_LINES)
+    return replace(rules, tau=rules.tau + SLOPE * max(0.0, share - rules.calls_mean + MARGIN))
