@@ -19,16 +19,16 @@ from services.chat.conversation import World
 from services.chat.inputs import Cluster, DecideWish, Observed, PlayerLocated, Transition
 from services.chat.policy import NPC, PLAYER, Participant
 from services.common.errors import EarshotError, from_rpc
+from services.common.leisure import leisure
 from services.common.logs import get_logger
 
 OBSERVE_S = 2.0
 BACKOFF_MIN_S = 0.1
 BACKOFF_MAX_S = 5.0
-# A world that rings again is looked at this much later, and where looks take long, this many times longer than one
-# took: whoever speaks in it brings the world up to date anyway, so under load this work makes way for requests.
+# A world that rings again is looked at this much later, and at most so late while requests keep the loop busy: whoever
+# speaks in it brings the world up to date anyway.
 LOOK_AGAIN_S = 0.25
 LOOK_AGAIN_MAX_S = 2.0
-PAUSE_PER_LOOK = 20
 # Worlds silent for longer than this are loaded when somebody asks for them.
 RECOVER_MS = 900_000
 
@@ -200,14 +200,13 @@ class Worlds:
     async def _observe_until_quiet(self, key: Key, busy: dict[Key, bool]) -> None:
         try:
             while True:
+                await leisure(LOOK_AGAIN_MAX_S)
                 busy[key] = False
-                began = self._tools.clock.monotonic()
                 try:
                     await self.observe(await self.get(key))
                 except EarshotError as error:
                     _log.warning("observe_failed", reason=error.reason)
-                took = self._tools.clock.monotonic() - began
-                await asyncio.sleep(min(max(LOOK_AGAIN_S, PAUSE_PER_LOOK * took), LOOK_AGAIN_MAX_S))
+                await asyncio.sleep(LOOK_AGAIN_S)
                 if not busy[key]:
                     return
         finally:

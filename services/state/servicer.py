@@ -12,6 +12,7 @@ from earshot.type.v1 import type_pb2
 from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import BadInput, EarshotError, NotFound, to_status
+from services.common.leisure import leisure
 from services.common.logs import get_logger
 from services.common.settings import Settings
 from services.state.change import Change, Lane, heard
@@ -226,6 +227,7 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
                     bell.clear()
                 elif spacing and len(page.told) < BATCH:
                     await asyncio.sleep(spacing)
+                    await leisure(10 * spacing)
                 token = page.token
         finally:
             self._feed.hang_up(bell)

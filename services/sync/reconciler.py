@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import EarshotError, Internal, NotFound
+from services.common.leisure import leisure
 from services.common.logs import get_logger
 from services.common.settings import Settings
 from services.common.telemetry import Metrics
@@ -34,6 +35,8 @@ from services.sync.urgency import LONGEST_S, WriteBudget, urgency
 WORK_S, WRITE_S = 15.0, 5.0
 # Slots beyond the concurrency that only the high lane may take.
 RESERVE = 2
+# While requests keep the loop busy, what is due waits so long: turns write what they need by themselves.
+PUT_OFF_S = 1.0
 RETRY_MIN_S, RETRY_MAX_S = 0.5, 20.0
 
 _log = get_logger("sync")
@@ -136,6 +139,7 @@ class Reconciler:
         """Serve what is due, for the life of the app."""
         while True:
             self._wake.clear()
+            await leisure(PUT_OFF_S)
             self._serve()
             for lane in Lane:
                 self.metrics.sync_pending.labels(lane.name.lower()).set(self._lanes.count(lane))
