@@ -14,7 +14,7 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +85,7 @@ class Database:
         self._reader = self._writer if self._inline else _connect(self._path, read_only=True)
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._pending = 0
+        self._level = ""  # of PRAGMA synchronous
         self._closed = False
         self._thread: threading.Thread | None = None
         self._checkpointer: _Checkpointer | None = None
@@ -233,12 +234,14 @@ class Database:
         began = time.perf_counter()
         kept = True
         try:
-            level = "FULL" if any(item.durable for item in batch) else "NORMAL"
-            connection.execute(f"PRAGMA synchronous={level}")
+            self._synchronize("FULL" if any(item.durable for item in batch) else "NORMAL")
             connection.execute("BEGIN IMMEDIATE")
-            for item in batch:
-                _attempt(connection, item)
-            connection.execute("COMMIT")
+            if len(batch) == 1:
+                self._attempt_alone(connection, batch[0])
+            else:
+                for item in batch:
+                    _attempt(connection, item)
+                connection.execute("COMMIT")
         except sqlite3.Error:
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
@@ -249,12 +252,32 @@ class Database:
         if self._committed is not None:
             self._committed(Group(len(batch), time.perf_counter() - began, kept))
 
+    def _synchronize(self, level: str) -> None:
+        """Whether commits are flushed. Said only when it changes: each statement waits for the interpreter's lock."""
+        if level != self._level:
+            self._writer.execute(f"PRAGMA synchronous={level}")
+            self._level = level
+
+    def _attempt_alone(self, connection: sqlite3.Connection, item: _Item) -> None:
+        """A group of one needs no savepoint."""
+        try:
+            if item.fence is not None:
+                check_fences(connection, (item.fence,))
+            item.result = item.work(connection)
+        except sqlite3.OperationalError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as in _attempt
+            item.error = error
+            connection.execute("ROLLBACK")
+        else:
+            connection.execute("COMMIT")
+
 
 def _attempt(connection: sqlite3.Connection, item: _Item) -> None:
     connection.execute("SAVEPOINT item")
     try:
         if item.fence is not None:
-            _check_fence(connection, item.fence)
+            check_fences(connection, (item.fence,))
         item.result = item.work(connection)
     except sqlite3.OperationalError:
         raise
@@ -279,9 +302,13 @@ def _truncate_log(connection: sqlite3.Connection) -> None:
         raise Unavailable("a reader keeps the store's log busy", reason="STORE_BUSY", retry_after_ms=100)
 
 
-def _check_fence(connection: sqlite3.Connection, fence: Fence) -> None:
-    row = connection.execute("SELECT token FROM fence WHERE partition = ?", (fence.partition,)).fetchone()
-    if row is None or row[0] != fence.token:
+def check_fences(connection: sqlite3.Connection, fences: Collection[Fence]) -> None:
+    """Raises Conflict (FENCED) unless every fence is the current one of its partition."""
+    marks = ", ".join("?" * len(fences))
+    found = connection.execute(
+        f"SELECT partition, token FROM fence WHERE partition IN ({marks})", [fence.partition for fence in fences]
+    ).fetchall()
+    if set(found) != {(fence.partition, fence.token) for fence in fences}:
         raise Conflict("another owner took this world", reason="FENCED")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from earshot.cluster.v1 import cluster_pb2, cluster_pb2_grpc
 
 from services.common import tracing
-from services.common.errors import BadInput, Unavailable, from_rpc
+from services.common.errors import BadInput, EarshotError, Unavailable, from_rpc
 from services.state.membership import Assignment, Change, Move, Points
 
 # Calls in flight at once; while they are, further questions gather for the next one.
@@ -57,6 +57,18 @@ class Assigner:
                 return await question.answer
         except TimeoutError:
             raise Unavailable("clusters were not answered in time", reason="CLUSTER_UNAVAILABLE") from None
+
+    async def assign_all(self, questions: Sequence[Points]) -> list[Assignment | EarshotError]:
+        """The clusters of several worlds, asked in one call; in their order, a failure alone in its place."""
+        try:
+            request = cluster_pb2.AssignRequest(worlds=[self._world(points) for points in questions])
+            response = await self._stub.Assign(request, timeout=DEADLINE_S)
+        except grpc.aio.AioRpcError as error:
+            if isinstance(from_rpc(error), BadInput) and len(questions) > 1:  # one world's defect is not the others'
+                return [answer for points in questions for answer in await self.assign_all([points])]
+            failed = Unavailable("clusters cannot be computed now", reason="CLUSTER_UNAVAILABLE")
+            return [failed] * len(questions)
+        return [_assignment(points, world) for points, world in zip(questions, response.worlds, strict=True)]
 
     async def run(self) -> None:
         """Send what gathers, as soon as a call is free. Never returns."""

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
 from services.common import tracing
 from services.common.clock import Clock
-from services.common.errors import Conflict, EarshotError, NotFound, Overloaded, TooLarge, Unavailable
+from services.common.errors import Conflict, EarshotError, Internal, NotFound, Overloaded, TooLarge, Unavailable
 from services.common.logs import get_logger
 from services.common.telemetry import Metrics
 from services.state import document as documents
 from services.state.agenda import Agenda
 from services.state.assigner import Assigner
-from services.state.document import Commit, Document, Input, Rules, TooMany
+from services.state.document import Commit, Document, Draft, Input, Rules, TooMany
 from services.state.feed import Doorbells, Feed, Ref
 from services.state.lane import LaneFull, Superseded
 from services.state.measures import agreement
-from services.state.membership import Change, Transition
+from services.state.membership import Assignment, Change, Transition
 from services.state.observation import Observation, gather
 from services.state.sequence import Base, Verdict, judge
 from services.state.snapshot import Refusal, Snapshot
@@ -53,6 +53,15 @@ class Applied:
     document: Document
     transitions: tuple[Transition, ...] = ()
     superseded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A revision that waits for its clusters; `tick` is when it began."""
+
+    draft: Draft
+    revision: int
+    tick: int
 
 
 class Intake:
@@ -113,14 +122,85 @@ class Intake:
             self._metrics.snapshots.labels("superseded").inc()
             current = self._worlds.get(ref)
             return Applied(Verdict.APPLY, current.document if current else documents.blank(), superseded=True)
-        if snapshot.groups:
-            for pairs, counted in zip(agreement(snapshot.groups, applied.document), self._pairs, strict=True):
-                counted.inc(pairs)
-        (self._applied if verdict is Verdict.APPLY else self._metrics.snapshots.labels(verdict.value)).inc()
+        self._count(snapshot, applied)
         if verdict is not Verdict.RESYNC:
             with tracing.span("save", stage="save"):
                 await self._saved(world, applied.document)
         return applied
+
+    def taken(self, ref: Ref, snapshot: Snapshot) -> World | None:
+        """The snapshot's world with its turn held, if it can be had at once; `together` goes on and gives it back."""
+        world = self._worlds.get(ref)
+        if world is None:
+            if snapshot.epoch:
+                return None
+            world = self._worlds.make(ref, self._clock.now_ms(), self._tick())
+            self._schedule(world)
+        return world if world.lane.take() else None
+
+    async def together(self, held: Mapping[World, Snapshot]) -> list[Applied | EarshotError]:
+        """As `snapshot`, for worlds whose turns are held: one question, one write for all. Gives the turns back."""
+        outcomes: dict[World, Applied | EarshotError] = {}
+        turns = list(held)
+        try:
+            drafts: dict[World, _Begun] = {}
+            for world, snapshot in held.items():
+                try:
+                    verdict = self._judged(world, snapshot)
+                    if verdict is Verdict.APPLY:
+                        drafts[world] = self._begun(world, self._entry(world, snapshot))
+                    else:
+                        outcomes[world] = Applied(verdict, world.document)
+                except Exception as error:  # noqa: BLE001 - one world's failure is not the others'
+                    outcomes[world] = _told(error)
+            answers = await self._answers(drafts)
+            for world, begun in drafts.items():
+                answer = answers.get(world)
+                if isinstance(answer, EarshotError):
+                    outcomes[world] = answer
+                    continue
+                try:
+                    commit = self._committed(world, begun, answer)
+                    self._show(world, commit, save=False)
+                    outcomes[world] = Applied(Verdict.APPLY, commit.document, commit.transitions)
+                except Exception as error:  # noqa: BLE001 - as above
+                    outcomes[world] = _told(error)
+        finally:
+            for world in turns:
+                world.lane.leave()
+        await self._saved_together(held, outcomes)
+        return [outcomes[world] for world in held]
+
+    async def _answers(self, drafts: Mapping[World, _Begun]) -> Mapping[World, Assignment | EarshotError]:
+        asks = {world: begun.draft.ask for world, begun in drafts.items() if begun.draft.ask is not None}
+        if not asks:
+            return {}
+        started = time.perf_counter()
+        answers = await self._assigner.assign_all(list(asks.values()))
+        each = time.perf_counter() - started
+        for _ in asks:
+            self._metrics.observe_whole("cluster", each)
+        return dict(zip(asks, answers, strict=True))
+
+    async def _saved_together(
+        self, held: Mapping[World, Snapshot], outcomes: dict[World, Applied | EarshotError]
+    ) -> None:
+        """Wait until what was applied is on disk; who cannot be stored gets the reason as its outcome."""
+        fresh: list[World] = []
+        for world, snapshot in held.items():
+            outcome = outcomes[world]
+            if isinstance(outcome, Applied):
+                self._count(snapshot, outcome)
+                if outcome.verdict is Verdict.APPLY:
+                    fresh.append(world)
+        self._save_together([(world, outcomes[world].document) for world in fresh])  # type: ignore[union-attr] # applied
+        for world in held:
+            outcome = outcomes[world]
+            if isinstance(outcome, Applied) and outcome.verdict is not Verdict.RESYNC:
+                try:
+                    await self._saved(world, outcome.document)
+                except EarshotError as error:
+                    outcomes[world] = error
 
     def _judged(self, world: World, snapshot: Snapshot) -> Verdict:
         base_seq = snapshot.base_seq if snapshot.delta else None
@@ -130,11 +210,18 @@ class Intake:
             raise Conflict("a newer session of this world is open", reason="STALE_EPOCH")
         return verdict
 
-    async def _apply(self, world: World, snapshot: Snapshot) -> Applied:
+    def _count(self, snapshot: Snapshot, applied: Applied) -> None:
+        if snapshot.groups:
+            for pairs, counted in zip(agreement(snapshot.groups, applied.document), self._pairs, strict=True):
+                counted.inc(pairs)
+        verdict = applied.verdict
+        (self._applied if verdict is Verdict.APPLY else self._metrics.snapshots.labels(verdict.value)).inc()
+
+    def _entry(self, world: World, snapshot: Snapshot) -> Input:
         base = replace(world.document.base, intact=False)
         if snapshot.seq:
             base = Base(snapshot.epoch, snapshot.seq, intact=True)
-        entry = Input(
+        return Input(
             sent=snapshot.sent,
             full=not snapshot.delta,
             left=snapshot.left,
@@ -144,6 +231,8 @@ class Intake:
             events=snapshot.events,
         )
 
+    async def _apply(self, world: World, snapshot: Snapshot) -> Applied:
+        entry = self._entry(world, snapshot)
         commit = await self._advance(world, lambda _: entry)
         assert commit is not None, "a snapshot always makes a revision"
         return Applied(Verdict.APPLY, commit.document, commit.transitions)
@@ -295,37 +384,45 @@ class Intake:
 
         Nothing is applied when this raises.
         """
-        started = time.perf_counter()
-        document = world.document
-        revision = (document.revision or self._worlds.retired_revision) + 1
-        tick = self._tick()
-        given = entry(document)
-        try:
-            draft = documents.prepare(document, given, revision, tick, self._rules)
-        except TooMany:
-            raise TooLarge("too many entities for one world", reason="TOO_MANY_ENTITIES") from None
-        prepared = time.perf_counter()
-        self._metrics.observe_stage("state", prepared - started)
+        begun = self._begun(world, entry(world.document))
         answer = None
-        if draft.ask is not None:
+        if begun.draft.ask is not None:
+            asked = time.perf_counter()
             with tracing.span("cluster", stage="cluster"):
-                answer = await self._assigner.assign(draft.ask)
-            self._metrics.observe_whole("cluster", time.perf_counter() - prepared)
-        assigned = time.perf_counter()
-        commit = documents.commit(
-            document,
-            draft,
-            answer,
-            self._worlds.roster(world.ref[0]),
-            revision=revision,
-            at_ms=self._clock.now_ms(),
-            tick=tick,
-            rules=self._rules,
-        )
-        if not given.from_game and documents.unchanged(document, commit):
+                answer = await self._assigner.assign(begun.draft.ask)
+            self._metrics.observe_whole("cluster", time.perf_counter() - asked)
+        commit = self._committed(world, begun, answer)
+        if not begun.draft.entry.from_game and documents.unchanged(world.document, commit):
             return None
         self._show(world, commit)
-        self._metrics.observe_stage("commit", time.perf_counter() - assigned)
+        return commit
+
+    def _begun(self, world: World, entry: Input) -> _Begun:
+        """The next revision without its clusters. Raises TooLarge (TOO_MANY_ENTITIES)."""
+        started = time.perf_counter()
+        document, tick = world.document, self._tick()
+        revision = (document.revision or self._worlds.retired_revision) + 1
+        try:
+            draft = documents.prepare(document, entry, revision, tick, self._rules)
+        except TooMany:
+            raise TooLarge("too many entities for one world", reason="TOO_MANY_ENTITIES") from None
+        self._metrics.observe_stage("state", time.perf_counter() - started)
+        return _Begun(draft, revision, tick)
+
+    def _committed(self, world: World, begun: _Begun, answer: Assignment | None) -> Commit:
+        """The next revision with its clusters; nobody sees it yet."""
+        started = time.perf_counter()
+        commit = documents.commit(
+            world.document,
+            begun.draft,
+            answer,
+            self._worlds.roster(world.ref[0]),
+            revision=begun.revision,
+            at_ms=self._clock.now_ms(),
+            tick=begun.tick,
+            rules=self._rules,
+        )
+        self._metrics.observe_stage("commit", time.perf_counter() - started)
         return commit
 
     def _close(self, world: World, ended_epoch: int = 0) -> None:
@@ -333,7 +430,7 @@ class Intake:
         commit = documents.close(document, document.revision + 1, self._clock.now_ms(), self._tick(), ended_epoch)
         self._show(world, commit)
 
-    def _show(self, world: World, commit: Commit) -> None:
+    def _show(self, world: World, commit: Commit, *, save: bool = True) -> None:
         """Make a commit the world's truth and tell everyone. Nothing in here waits."""
         document = commit.document
         world.show(document)
@@ -343,7 +440,8 @@ class Intake:
         for transition in commit.transitions:
             self._happened[transition.change].inc()
         self._schedule(world)
-        self._save(world, document)
+        if save:
+            self._save(world, document)
 
     def _schedule(self, world: World) -> None:
         document = world.document
@@ -367,6 +465,27 @@ class Intake:
 
         future.add_done_callback(note)
 
+    def _save_together(self, worlds: Sequence[tuple[World, Document]]) -> None:
+        """As `_save`, in one write."""
+        if len(worlds) < 2:
+            for world, document in worlds:
+                self._save(world, document)
+            return
+        try:
+            future = self._store.save_together([(world.ref, document) for world, document in worlds])
+        except EarshotError as error:
+            _log.warning("world_not_saved", reason=error.reason)
+            return
+        for world, document in worlds:
+            world.write, world.writing = future, document.revision
+
+        def note(done: asyncio.Future[None]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                for world, document in worlds:
+                    world.saved = max(world.saved, document.revision)
+
+        future.add_done_callback(note)
+
     async def _saved(self, world: World, document: Document) -> None:
         """Wait until the document, or a newer one, is on disk."""
         if world.saved >= document.revision:
@@ -378,3 +497,11 @@ class Intake:
         if write is None or world.writing < document.revision:
             raise Unavailable("the world cannot be stored now", reason="STORE_UNAVAILABLE", retry_after_ms=1000)
         await asyncio.shield(write)
+
+
+def _told(error: Exception) -> EarshotError:
+    """An error as its caller sees it; a defect is logged."""
+    if isinstance(error, EarshotError):
+        return error
+    _log.error("snapshot_failed", error=type(error).__name__, exc_info=error)
+    return Internal("internal error; see the log")

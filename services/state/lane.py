@@ -44,6 +44,22 @@ class Lane:
         """How many wait."""
         return len(self._waiting)
 
+    @property
+    def busy(self) -> bool:
+        """Whether somebody holds it."""
+        return self._busy
+
+    def take(self) -> bool:
+        """Hold the lane at once if nobody does; who did calls `leave`."""
+        if self._busy:
+            return False
+        self._busy = True
+        return True
+
+    def leave(self) -> None:
+        """Pass the lane on."""
+        self._next()
+
     @asynccontextmanager
     async def turn(self, *, replaceable: bool = False, bounded: bool = True) -> AsyncIterator[None]:
         """Hold the lane. Raises LaneFull (only if `bounded`: our own work always may wait) or Superseded."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from earshot.state.v1 import state_pb2, state_pb2_grpc
@@ -23,8 +23,9 @@ from services.state.feed import BATCH, Doorbells, Feed, Ref, Told
 from services.state.intake import Intake
 from services.state.observation import Observed
 from services.state.rosters import Rosters
+from services.state.snapshot import Snapshot
 from services.state.store import StateStore
-from services.state.stream import IngestStream
+from services.state.stream import IngestStream, Taken, failed
 from services.state.wire import answers, requests
 from services.state.world import World
 from services.state.worlds import Worlds
@@ -84,26 +85,68 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
     async def Ingest(  # type: ignore[override]  # answers through context.write, the other form grpc.aio takes
         self, request_iterator: Any, context: Any
     ) -> None:
-        await IngestStream(self._snapshot).serve(request_iterator, context.write)
+        await IngestStream(self).serve(request_iterator, context.write)
 
-    async def _snapshot(self, item: state_pb2.SnapshotItem) -> state_pb2.SnapshotResult:
-        ref = _ref(item.world)
-        world = self._worlds.get(ref)
+    async def alone(self, item: state_pb2.SnapshotItem) -> state_pb2.SnapshotResult:
+        """See stream.Ingest."""
         with tracing.span("read", stage="read"):
-            snapshot = requests.snapshot_of(
-                item,
-                self._worlds.roster(ref[0]),
-                world.document.observed if world else Observed(),
-                now_s=self._clock.now_ms() / 1000,
-                stale_after_s=self._stale_after_s,
-                entities_max=self._entities_max,
-                known=world.document.steady.sent_ids if world and world.document.steady else (),
-            )
-        for refusal in snapshot.refused[:LOGGED_REFUSALS]:
-            _log.info("field_refused", path=refusal.path, reason=refusal.reason)
-        applied = await self._intake.snapshot(ref, snapshot)
+            snapshot = self._read(item)
+        applied = await self._intake.snapshot(_ref(item.world), snapshot)
         with tracing.span("answer", stage="answer"):
             return answers.result(item.id, applied, snapshot.refused, positions=item.want_positions)
+
+    def take(self, items: Sequence[state_pb2.SnapshotItem]) -> Taken:
+        """See stream.Ingest: items of different worlds with nobody's turn in between, but those that are traced."""
+        held: dict[World, tuple[state_pb2.SnapshotItem, Snapshot]] = {}
+        alone: list[state_pb2.SnapshotItem] = []
+        results: list[state_pb2.SnapshotResult] = []
+        for item in items:
+            ref = _ref(item.world)
+            known = self._worlds.get(ref)
+            if item.traceparent or (known is not None and known.lane.busy):
+                alone.append(item)
+                continue
+            try:
+                snapshot = self._read(item)
+                world = self._intake.taken(ref, snapshot)
+            except EarshotError as error:
+                results.append(failed(item, error))
+                continue
+            if world is None:
+                alone.append(item)
+            else:
+                held[world] = item, snapshot
+
+        async def together() -> list[state_pb2.SnapshotResult]:
+            outcomes = await self._intake.together({world: snapshot for world, (_, snapshot) in held.items()})
+            return [
+                failed(item, outcome)
+                if isinstance(outcome, EarshotError)
+                else answers.result(item.id, outcome, snapshot.refused, positions=item.want_positions)
+                for (item, snapshot), outcome in zip(held.values(), outcomes, strict=True)
+            ]
+
+        def dropped() -> None:
+            for world in held:
+                world.lane.leave()
+
+        return Taken([item for item, _ in held.values()], together, dropped, alone, results)
+
+    def _read(self, item: state_pb2.SnapshotItem) -> Snapshot:
+        """The snapshot of an item. Raises BadInput and TooLarge."""
+        world = self._worlds.get(_ref(item.world))
+        snapshot = requests.snapshot_of(
+            item,
+            self._worlds.roster(item.world.tenant),
+            world.document.observed if world else Observed(),
+            now_s=self._clock.now_ms() / 1000,
+            stale_after_s=self._stale_after_s,
+            entities_max=self._entities_max,
+            known=world.document.steady.sent_ids if world and world.document.steady else (),
+        )
+        for refusal in snapshot.refused[:LOGGED_REFUSALS]:
+            _log.info("field_refused", path=refusal.path, reason=refusal.reason)
+        return snapshot
 
     async def ReportObservations(
         self, request: state_pb2.ReportObservationsRequest, context: Any

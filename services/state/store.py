@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
 import msgspec
 
-from services.common.store import Database
+from services.common.ownership import Fence
+from services.common.store import Database, check_fences
 from services.state.blob import encode
 from services.state.document import Document
 from services.state.feed import Ref
@@ -41,8 +42,9 @@ PAGE = 256
 # Boots remembered per world, so that a repeated OpenSession finds its epoch.
 SESSIONS_KEPT = 16
 
+_ROW = "(?, ?, ?, ?, ?)"
 _PUT = (
-    "INSERT INTO world (tenant, world, revision, life, document) VALUES (?, ?, ?, ?, ?) "
+    f"INSERT INTO world (tenant, world, revision, life, document) VALUES {_ROW} "
     "ON CONFLICT (tenant, world) DO UPDATE SET revision = excluded.revision, life = excluded.life, "
     "document = excluded.document WHERE excluded.revision > world.revision"
 )
@@ -122,6 +124,19 @@ class StateStore:
         self._behind[ref] = behind
         behind.done.add_done_callback(lambda _: self._forget(ref, behind))
         return behind.done
+
+    def save_together(self, worlds: Sequence[tuple[Ref, Document]]) -> asyncio.Future[None]:
+        """Write several worlds soon, soft, in one statement; done when these documents or newer ones are committed.
+
+        Raises as Database.submit. A world whose fence is lost fails them all (Conflict FENCED): each is tried again
+        by itself then.
+        """
+        fences = {self._database.ownership.fence(*ref) for ref, _ in worlds}
+        rows = [
+            (*ref, document.revision, self._database.ownership.fence(*ref).token, encode(document))
+            for ref, document in worlds
+        ]
+        return self._database.submit(lambda connection: _put_together(connection, rows, fences), durable=False)
 
     def _forget(self, ref: Ref, behind: _Behind) -> None:
         if self._behind.get(ref) is behind:
@@ -226,6 +241,15 @@ def _put(connection: sqlite3.Connection, ref: Ref, life: int, behind: _Behind) -
     behind.taken = True
     document = behind.latest
     connection.execute(_PUT, (*ref, document.revision, life, encode(document)))
+
+
+def _put_together(
+    connection: sqlite3.Connection, rows: Sequence[tuple[str, str, int, int, bytes]], fences: Collection[Fence]
+) -> None:
+    """One statement for all: every one of them gives up the interpreter's lock and waits to get it back."""
+    check_fences(connection, fences)
+    put = _PUT.replace(_ROW, ", ".join([_ROW] * len(rows)))
+    connection.execute(put, [value for row in rows for value in row])
 
 
 def _set_version(connection: sqlite3.Connection, tenant: str, version: int) -> None:

@@ -7,8 +7,9 @@ are taken the stream is not read, which is HTTP/2's flow control for the sender.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterable, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
 from earshot.state.v1 import state_pb2
 
@@ -20,7 +21,37 @@ PLACES = 512
 # A snapshot's deadline, for senders that name none.
 BUDGET_MS = 1000
 
-Apply = Callable[[state_pb2.SnapshotItem], Awaitable[state_pb2.SnapshotResult]]
+# Items that are taken up in one go; others get the loop in between.
+TOGETHER = 64
+
+Item: TypeAlias = state_pb2.SnapshotItem
+Result: TypeAlias = state_pb2.SnapshotResult
+
+
+class Ingest(Protocol):
+    """What becomes of the items."""
+
+    async def alone(self, item: Item) -> Result:
+        """One item, which may have to wait for its world's turn."""
+        ...
+
+    def take(self, items: Sequence[Item]) -> Taken:
+        """Take up what need not wait; never blocks."""
+        ...
+
+
+@dataclass(slots=True)
+class Taken:
+    """Items of one message. together: those whose worlds' turns are held, to be carried out in one go or `dropped`;
+    alone: each has to wait for something; results: of those that were refused at once.
+    """
+
+    items: Sequence[Item]
+    together: Callable[[], Awaitable[Sequence[Result]]]
+    dropped: Callable[[], None]
+    alone: Sequence[Item]
+    results: Sequence[Result]
+
 
 _log = get_logger("state")
 
@@ -28,8 +59,8 @@ _log = get_logger("state")
 class IngestStream:
     """One call of Ingest."""
 
-    def __init__(self, apply: Apply) -> None:
-        self._apply = apply
+    def __init__(self, ingest: Ingest) -> None:
+        self._ingest = ingest
         self._places = asyncio.Semaphore(PLACES)
         self._results: list[state_pb2.SnapshotResult] = []
         self._ready = asyncio.Event()
@@ -53,31 +84,71 @@ class IngestStream:
 
     async def _read(self, requests: AsyncIterable[state_pb2.IngestRequest], group: asyncio.TaskGroup) -> None:
         async for request in requests:
-            for item in request.items:
-                await self._places.acquire()
-                self._running += 1
-                group.create_task(self._item(item))
+            items = request.items
+            for start in range(0, len(items), TOGETHER):
+                part = items[start : start + TOGETHER]
+                for _ in part:
+                    await self._places.acquire()
+                self._running += len(part)
+                self._begin(self._ingest.take(part), group)
         self._ended = True
         self._ready.set()
 
-    async def _item(self, item: state_pb2.SnapshotItem) -> None:
+    def _begin(self, taken: Taken, group: asyncio.TaskGroup) -> None:
+        if taken.results:
+            self._finish(taken.results)
+        if taken.items:
+            started = False
+
+            async def together() -> None:
+                nonlocal started
+                started = True
+                await self._together(taken)
+
+            def ended(_: asyncio.Task[None]) -> None:
+                if not started:  # cancelled before its first step: nobody else gives the turns back
+                    taken.dropped()
+
+            group.create_task(together()).add_done_callback(ended)
+        for item in taken.alone:
+            group.create_task(self._item(item))
+
+    def _finish(self, results: Sequence[Result]) -> None:
+        self._running -= len(results)
+        for _ in results:
+            self._places.release()
+        self._results += results
+        self._ready.set()
+
+    async def _together(self, taken: Taken) -> None:
+        items = taken.items
+        error: EarshotError
+        try:
+            async with asyncio.timeout(max(item.budget_ms or BUDGET_MS for item in items) / 1000):
+                self._finish(await taken.together())
+                return
+        except TimeoutError:
+            error = DeadlineExceeded("the snapshot's deadline passed")
+        except Exception as failure:  # noqa: BLE001 - a defect costs these items, not the stream
+            _log.error("snapshot_failed", error=type(failure).__name__, exc_info=failure)
+            error = Internal("internal error; see the log")
+        self._finish([failed(item, error) for item in items])
+
+    async def _item(self, item: Item) -> None:
         try:
             async with asyncio.timeout((item.budget_ms or BUDGET_MS) / 1000):
                 with tracing.received("earshot.state.v1.StateService/Ingest", item.traceparent):
-                    result = await self._apply(item)
+                    result = await self._ingest.alone(item)
         except TimeoutError:
-            result = _failed(item, DeadlineExceeded("the snapshot's deadline passed"))
+            result = failed(item, DeadlineExceeded("the snapshot's deadline passed"))
         except EarshotError as error:
-            result = _failed(item, error)
+            result = failed(item, error)
         except Exception as error:  # noqa: BLE001 - a defect costs one item, not the stream
             _log.error("snapshot_failed", error=type(error).__name__, exc_info=error)
-            result = _failed(item, Internal("internal error; see the log"))
-        finally:
-            self._running -= 1
-            self._places.release()
-        self._results.append(result)
-        self._ready.set()
+            result = failed(item, Internal("internal error; see the log"))
+        self._finish((result,))
 
 
-def _failed(item: state_pb2.SnapshotItem, error: EarshotError) -> state_pb2.SnapshotResult:
+def failed(item: Item, error: EarshotError) -> Result:
+    """The answer to an item that was refused."""
     return state_pb2.SnapshotResult(id=item.id, status=to_status(error))
