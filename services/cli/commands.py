@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from services.cli import archive, bench, certs, replay, trace
+from services.cli import archive, bench, certs, replay, runtimes, trace
 from services.common.clock import SystemClock
 from services.common.errors import EarshotError
 from services.common.settings import ROOMS, Settings
@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     certs.add(commands)
     archive.add(commands)
     replay.add(commands)
+    runtimes.add(commands)
     trace.add(commands)
     return parser
 

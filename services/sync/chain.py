@@ -21,11 +21,11 @@ def names(setting: Sequence[str], *, letta: bool, openai: Sequence[str]) -> tupl
     for name in chosen:
         if name not in KINDS and name not in openai:
             known = ", ".join(dict.fromkeys((*KINDS, *openai)))
-            raise BadInput(f"EARSHOT_RUNTIMES names an unknown runtime; known are {known}")
+            raise BadInput(f"the chain names an unknown runtime {name[:40]!r}; known are {known}")
     if "letta" in chosen and not letta:
-        raise BadInput("EARSHOT_RUNTIMES names letta, which needs LETTA_BASE_URL")
+        raise BadInput("the chain names letta, which needs LETTA_BASE_URL")
     if "openai" in chosen and not openai:
-        raise BadInput("EARSHOT_RUNTIMES names openai, which needs EARSHOT_OPENAI_BASE_URL or EARSHOT_PROVIDERS")
+        raise BadInput("the chain names openai, which needs EARSHOT_OPENAI_BASE_URL or EARSHOT_PROVIDERS")
     if chosen:
         # Blocks need somebody who holds them.
         return chosen if any(name not in VOICES for name in chosen) else (*chosen, "offline")
@@ -65,11 +65,14 @@ class Chain:
         return self.homes.get(name)
 
     def _tiers(self, chosen: Sequence[str]) -> tuple[Tier, ...]:
-        return tuple(tier for name in dict.fromkeys(chosen) if (tier := self._tier(name)) is not None)
-
-    def _tier(self, name: str) -> Tier | None:
-        if name in VOICES:
-            return Tier(name)
-        group = tuple(one for one in self.endpoints.values() if name in (one.name, one.home))
-        exact = tuple(one for one in group if one.name == name and one.home != name)
-        return Tier(name, exact or group) if group else None
+        """An endpoint that was named by itself before is not in its group again."""
+        tiers: list[Tier] = []
+        named: set[str] = set()
+        for name in dict.fromkeys(chosen):
+            group = tuple(one for one in self.endpoints.values() if name in (one.name, one.home))
+            exact = tuple(one for one in group if one.name == name and one.home != name)
+            left = tuple(one for one in exact or group if one.name not in named)
+            if left or name in VOICES:
+                tiers.append(Tier(name, left))
+                named.update(one.name for one in left)
+        return tuple(tiers)

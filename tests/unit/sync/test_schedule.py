@@ -258,6 +258,8 @@ def test_a_profile_chooses_among_what_is_configured() -> None:
     assert chosen() == everything
     assert chosen("openai:b", "gone", "canned") == [("openai:b", ["openai:b"]), ("canned", [])]
     assert chosen("gone") == everything
+    # Named by itself it is not in its group once more: nobody is asked twice for one turn.
+    assert chosen("openai:b", "openai") == [("openai:b", ["openai:b"]), ("openai", ["openai:a"])]
     # Where the agent is kept fresh.
     assert chain.primary(Profile("x", runtimes=("cached", "openai:b"))).home == "openai"
     assert chain.primary(Profile("x", runtimes=("markov",))).name == "one"
