@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
 
-.PHONY: run test check setup setup-dev proto lock format letta bench reference test-letta test-luau test-browser fuzz clean
+.PHONY: run test check setup setup-dev proto lock format letta bench soak reference test-letta test-luau test-browser fuzz clean
 
 run: setup ## start every service with the tavern demo
 	@$(BIN)/earshot up --demo
@@ -39,6 +39,10 @@ test-luau: setup-dev ## the Roblox SDK in a Luau VM against a real edge (needs N
 
 bench: setup-dev ## every bench beside its peers (about 15 minutes): docs/benchmarks.md, and what became worse
 	@$(BIN)/python -m bench.everything
+
+soak: setup-dev ## ten minutes of 1,000 conversations in 100 worlds, and 10,000 random schedules against the floor
+	@$(BIN)/earshot bench chat --seconds 600
+	@$(BIN)/python -m bench.turns.schedules
 
 setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev

@@ -1,11 +1,11 @@
-"""`earshot bench turns`: the turn policy's evaluation over a directory of conversations."""
+"""`earshot bench turns`: the turn policy over a directory of conversations, and what a decision costs."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from bench.catalogue import Options, progress
-from bench.turns import evaluate
+from bench.turns import corpus, decision, evaluate, replayed
 from services.common.errors import BadInput
 
 
@@ -15,5 +15,9 @@ def run(options: Options) -> list[dict[str, Any]]:
         raise BadInput("turns needs its conversations: --corpus DIRECTORY", reason="CORPUS_NEEDED")
     if not options.corpus.is_dir():
         raise BadInput(f"no directory {options.corpus}", reason="CORPUS_NEEDED")
+    progress("turns: the cost of a decision")
+    records = decision.records()
     progress("turns: reading and scoring the dev splits (about a minute)")
-    return evaluate.results(evaluate.report(options.corpus, "dev"))
+    records += evaluate.results(evaluate.report(options.corpus, "dev"))
+    progress("turns: playing the dev splits through the reducer (about a minute)")
+    return records + replayed.records({name: corpus.load(options.corpus, name, "dev") for name in corpus.CORPORA})

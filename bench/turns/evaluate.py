@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.turns import corpus
+from bench.turns import corpus, personas
 from services.chat import policy, vocative
 from services.chat.predict import Recording, predict
 from services.chat.rules import Rules
@@ -33,6 +33,9 @@ RETURN_SHARE = 0.34
 VOCATIVE_SHARE = 0.58
 # Table of the study that set the goals: other conversations of the same corpora.
 GOALS = {"crd3": (51.0, 1.97, 70.5), "irc": (61.5, 1.54, 79.5)}
+# CRD3 as the service would see it, with the aliases and the talkativeness that profiles tell.
+KNOWN = "crd3, profiles known"
+GOALS[KNOWN] = GOALS["crd3"]
 
 RULES_OF_SERVICE = Rules()
 
@@ -115,7 +118,8 @@ def give_back(recording: Recording) -> list[list[float]]:
 
 def vocative_else_give_back(recording: Recording) -> list[list[float]]:
     """The one person addressed by name, else A-B-A."""
-    cast = [(name,) for name in recording.speakers]
+    known = recording.aliases or ((),) * len(recording.speakers)
+    cast = [(name, *aliases) for name, aliases in zip(recording.speakers, known, strict=True)]
     rows = give_back(recording)
     for k, (speaker, text) in enumerate(recording.turns[:-1]):
         addressed = vocative.parse(text, cast, speaker).addressed
@@ -156,8 +160,10 @@ def measure(recordings: list[Recording], rule: Rule) -> Outcome:
 def report(directory: Path, split: str) -> list[dict[str, Any]]:
     """One record per corpus and rule."""
     records: list[dict[str, Any]] = []
-    for name in corpus.CORPORA:
-        recordings = corpus.load(directory, name, split)
+    corpora = {name: corpus.load(directory, name, split) for name in corpus.CORPORA}
+    talk = personas.talkativeness(corpus.load(directory, "crd3", "train"))
+    corpora[KNOWN] = personas.known(corpora["crd3"], talk)
+    for name, recordings in corpora.items():
         for rule_name, rule in RULES.items():
             outcome = measure(recordings, rule)
             tally = outcome.tally

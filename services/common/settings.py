@@ -228,7 +228,7 @@ class Settings(BaseSettings):
     calls_per_message_mean: float = Field(
         0.6,
         ge=0,
-        description="Runtime calls per line where several players talk, about; obligations aside; 0 = no bound.",
+        description="Runtime calls per line where several players talk, about; 0 = no bound.",
     )
     cooldown_npc_s: float = Field(0.0, description="An NPC rests this long after a turn, unless addressed (D2).")
     cooldown_greeting_s: float = Field(120.0, description="One greeting per player and conversation within this (D2).")

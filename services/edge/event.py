@@ -62,6 +62,7 @@ def public_event(event: chat_pb2.Event) -> Event | None:
                 done.action.type,
                 arguments(done.action.data),
                 done.expires_at_ms / 1000,
+                ai=True,
             )
     return None
 
@@ -100,6 +101,7 @@ def turn_event(head: Head, turn: chat_pb2.TurnEvent) -> TurnEvent:
         turn.runtime,
         turn.first_sentence_ms,
         turn.total_ms,
+        ai=bool(turn.npc_id),
     )
 
 

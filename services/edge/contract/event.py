@@ -72,6 +72,7 @@ class TurnEvent(EventHead, tag="turn", omit_defaults=True):
     runtime: str = ""
     first_sentence_ms: int = 0
     total_ms: int = 0
+    ai: Annotated[bool, Meta(description="An NPC is an AI, and is said to be one.")] = False
 
 
 class ActionEvent(EventHead, tag="action", omit_defaults=True):
@@ -83,6 +84,7 @@ class ActionEvent(EventHead, tag="action", omit_defaults=True):
     action: Annotated[str, Meta(description="follow, unfollow, navigate, emote, patrol, hunt, stop_hunt, ...")]
     data: dict[str, Any]
     expires_at: UnixSeconds
+    ai: Annotated[bool, Meta(description="An NPC is an AI, and is said to be one.")] = False
 
 
 Event = UtteranceEvent | MembershipEvent | NoticeEvent | TurnEvent | ActionEvent

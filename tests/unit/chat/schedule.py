@@ -301,7 +301,7 @@ class Schedule:
     def _turns(self) -> Iterator[str]:
         """Each turn starts once and ends once; between them alone it speaks; in one conversation one at a time."""
         state: dict[str, str] = {}
-        where: dict[str, str] = {}
+        voice: dict[str, tuple[str, str]] = {}
         members: dict[str, set[str]] = {}
         for event in self.log:
             body = event.body
@@ -310,7 +310,7 @@ class Schedule:
             elif isinstance(body, Turned) and body.phase == "started":
                 if body.turn_id in state:
                     yield f"{body.turn_id} started twice"
-                state[body.turn_id], where[body.turn_id] = "open", body.npc_id
+                state[body.turn_id] = "open"
             elif isinstance(body, Turned):
                 if state.get(body.turn_id, "new") == "closed":
                     yield f"{body.turn_id} ended twice"
@@ -318,6 +318,12 @@ class Schedule:
             elif isinstance(body, Said) and body.ai:
                 if state.get(body.turn_id) != "open":
                     yield f"{body.turn_id} spoke without the floor"
+                other, npc = voice.get(event.conversation_id, (body.turn_id, ""))
+                # A turn follows its speaker: one that went away goes on elsewhere.
+                here = npc in members.get(event.conversation_id, ())
+                if other != body.turn_id and state.get(other) == "open" and here:
+                    yield f"{body.turn_id} spoke while {other} had not ended"
+                voice[event.conversation_id] = (body.turn_id, body.speaker_id)
                 if event.conversation_id in members and body.speaker_id not in members[event.conversation_id]:
                     yield f"{body.speaker_id} spoke where it is not"
             elif isinstance(body, Did) and state.get(body.turn_id) != "open":
