@@ -122,7 +122,7 @@ def _wait_held(one: Target) -> None:
     deadline = time.monotonic() + SETTLE_S
     while time.monotonic() < deadline:
         text = _ask(one, "GET", "/metrics", None).decode()
-        held = [line for line in text.splitlines() if line.startswith("earshot_polls_held ")]
+        held = [line for line in text.splitlines() if line.startswith('earshot_connections{transport="poll"}')]
         if held and float(held[0].split()[1]) >= SERVERS:
             return
         time.sleep(0.2)

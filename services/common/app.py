@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,7 @@ from prometheus_client import start_http_server
 from services.common import tracing
 from services.common.channels import OPTIONS, Channels
 from services.common.clock import Clock, SystemClock
+from services.common.errors import EarshotError
 from services.common.inprocess import InProcessServer
 from services.common.interceptors import RoomInterceptor
 from services.common.logs import get_logger
@@ -39,7 +40,19 @@ HEALTH_STARTING_S = 0.1
 # How often a process measures how late its loop wakes.
 LAG_S = 0.25
 
+# What readiness says of a check.
+OK, AWAY = "ok", "away"
+
 _log = get_logger("common")
+
+
+class Away(Exception):
+    """A room that has served does not serve now."""
+
+
+def serves(checks: Mapping[str, str]) -> bool:
+    """Whether a process with these checks can serve: one that calls a room which went away can, in part."""
+    return all(result in (OK, AWAY) for result in checks.values())
 
 
 class App:
@@ -107,14 +120,19 @@ class App:
     def calls(self, *rooms: str) -> None:
         """The rooms that this one calls: it is ready once each has been seen serving.
 
-        A room that goes away later fails its own calls; it does not take its callers out of service.
+        One that goes away later fails its own calls and is told as AWAY. It does not take its callers out of service:
+        that would only hide what still works.
         """
         seen: set[str] = set()
 
         async def check(room: str) -> None:
-            if room not in seen:
+            try:
                 await self.channels.ready(room)
-                seen.add(room)
+            except EarshotError:
+                if room in seen:
+                    raise Away from None
+                raise
+            seen.add(room)
 
         for room in rooms:
             if room not in self.rooms:
@@ -177,7 +195,7 @@ class App:
         """Keep the gRPC health service true: a room serves when the rooms that it calls do."""
         assert self._health is not None
         while True:
-            ready = all(result == "ok" for result in (await self.check_ready()).values())
+            ready = serves(await self.check_ready())
             status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
             for service in ("", *(service for _, _, service in self._adders)):
                 await self._health.set(service, status)
@@ -198,7 +216,7 @@ class App:
             delay = min(delay * 2, RESTART_MAX_S)
 
     async def check_ready(self) -> dict[str, str]:
-        """Name -> "ok" or why not, for each check; {"app": ...} before start and after stop."""
+        """Name -> OK, AWAY or why not, for each check (see `serves`); {"app": ...} before start and after stop."""
         if not self._ready:
             return {"app": "starting or stopping"}
         results = {}
@@ -206,7 +224,9 @@ class App:
             try:
                 async with asyncio.timeout(1.0):
                     await check()
-                results[name] = "ok"
+                results[name] = OK
+            except Away:
+                results[name] = AWAY
             except Exception as error:  # noqa: BLE001 - readiness reports, it does not fail
                 results[name] = type(error).__name__
         return results

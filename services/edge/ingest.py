@@ -8,6 +8,7 @@ sends it again once when it carries a sequence number (state then answers `dupli
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,13 +26,15 @@ BATCH = 64
 PENDING_MAX = 1024
 BACKOFF_MIN_S = 0.05
 BACKOFF_MAX_S = 2.0
+# A stream that lasted so long was one, though nothing was asked on it.
+STEADY_S = 1.0
 # What an answer may need on its way back after state's own deadline for the item.
 GRACE_S = 0.1
 
 _log = get_logger("edge")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     item: state_pb2.SnapshotItem
     deadline: float
@@ -57,6 +60,8 @@ class Ingest:
     _sent: dict[int, _Waiting] = field(default_factory=dict)
     _next_id: int = 0
     _in_flight: int = 0
+    # Whether the last attempt at a stream failed at once.
+    _away: bool = False
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def submit(self, item: state_pb2.SnapshotItem, deadline: float) -> state_pb2.SnapshotResult:
@@ -65,8 +70,12 @@ class Ingest:
         deadline: monotonic seconds. Raises what state answered, Overloaded when too many wait, Unavailable when the
         stream is lost, DeadlineExceeded.
         """
-        if len(self._queue) + len(self._sent) >= PENDING_MAX:
+        waiting_now = len(self._queue) + len(self._sent)
+        if waiting_now >= PENDING_MAX:
             raise Overloaded("too many snapshots wait", retry_after_ms=1000)
+        if self._away and waiting_now:
+            # One waits and will find out when state is back; the others would only keep requests from being worked on.
+            raise Unavailable("state cannot be reached", retry_after_ms=1000)
         self._next_id += 1
         item.id = self._next_id
         waiting = _Waiting(item, deadline, asyncio.get_running_loop().create_future())
@@ -89,13 +98,17 @@ class Ingest:
         self._sent.pop(waiting.item.id, None)
         if waiting.message is not None:
             self._answered(waiting.message)
-        # An unsent item stays queued with a finished future and is skipped when its turn comes.
+        else:
+            with contextlib.suppress(ValueError):
+                self._queue.remove(waiting)
 
     async def run(self) -> None:
         """Keep a stream for ever, with back-off while it cannot be had."""
         delay = BACKOFF_MIN_S
         while True:
+            started = self.monotonic()
             answered = await self._stream()
+            self._away = not answered and self.monotonic() - started < STEADY_S
             delay = BACKOFF_MIN_S if answered else min(delay * 2, BACKOFF_MAX_S)
             self._lost()
             await asyncio.sleep(delay)
@@ -108,6 +121,7 @@ class Ingest:
         try:
             while (response := await call.read()) is not grpc.aio.EOF:
                 answered = True
+                self._away = False
                 self._take(response)
         except asyncio.CancelledError:
             task = asyncio.current_task()

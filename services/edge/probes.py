@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from services.common import tracing
+from services.common.app import serves
 from services.edge import recent
 from services.edge.admission import Admission
 from services.edge.answer import Answer, json_answer
@@ -42,9 +43,12 @@ class Probes:
         return json_answer({"status": "ok"})
 
     async def ready(self, _: Request) -> Answer:
-        """200 when every room of the process can serve, 503 when one cannot or the edge drains."""
+        """200 when every room of the process can serve, 503 when one cannot or the edge drains.
+
+        A room elsewhere that went away is told as `away`: what does not need it is served.
+        """
         checks = {"edge": "draining"} if self._admission.draining else await self._check_ready()
-        ready = all(value == "ok" for value in checks.values())
+        ready = serves(checks)
         return json_answer({"ready": ready, "checks": checks}, 200 if ready else 503)
 
     async def metrics(self, request: Request) -> Answer:

@@ -103,6 +103,11 @@ def test_one_room_restarts_quickly_and_the_others_go_on(tmp_path: Path) -> None:
         scene.place(mara=(0, 0, 0), p1=(2, 0, 0))
         for room in ("state", "chat", "sync", "cluster"):
             assert stack.stop(room) == {room: 0}
+            told = stack.http.get("/readyz")
+            assert (told.status_code, told.json()["checks"].get(room)) == (200, None if room == "cluster" else "away")
+            if room == "state":
+                refused = stack.post("/v1/snapshots", {"world": scene.world, "entities": []})
+                assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
             stack.start()
             stack.settle(scene.world)
             scene.place(p1=(2, 0, 1))

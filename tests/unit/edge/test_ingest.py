@@ -161,6 +161,33 @@ async def test_reconnecting_backs_off() -> None:
         assert now() - started > module.BACKOFF_MAX_S
 
 
+async def test_while_state_is_away_one_waits_and_the_others_are_told_at_once() -> None:
+    async with running() as (hop, state, _):
+        state.drop_streams = 1000
+        await submitted(hop, item("first"), budget=1)
+        started = now()
+        waiting = asyncio.create_task(submitted(hop, item("waits"), budget=1))
+        await asyncio.sleep(0)
+        others = await submitted(hop, *(item(f"w{number}") for number in range(20)), budget=1)
+        assert {type(one) for one in others} == {Unavailable}
+        assert now() == started
+        assert isinstance((await waiting)[0], Unavailable)
+        assert not hop._queue, "nobody waits, nothing is kept"
+        state.drop_streams = 0
+        await asyncio.sleep(module.BACKOFF_MAX_S + 0.1)
+        back = await submitted(hop, item("back"), budget=1)
+        back += await submitted(hop, *(item(f"w{number}") for number in range(20)), budget=1)
+        assert {type(one) for one in back} == {state_pb2.SnapshotResult}
+
+
+async def test_an_idle_stream_that_is_lost_is_no_state_that_is_away() -> None:
+    async with running() as (hop, state, _):
+        await asyncio.sleep(module.STEADY_S * 2)
+        state.drop_streams = 1
+        numbered = [item(f"w{number}", seq=1) for number in range(20)]
+        assert {type(one) for one in await submitted(hop, *numbered, budget=5)} == {state_pb2.SnapshotResult}
+
+
 async def test_too_many_waiting_are_refused_at_once() -> None:
     async with running(started=False) as (hop, _, _):
         calls = [asyncio.create_task(hop.submit(item(), now() + 1)) for _ in range(module.PENDING_MAX)]
