@@ -1,8 +1,9 @@
 """The Roblox SDK, unmodified, in a Luau VM against a real edge: its own specs, one process each.
 
 The edge's time is the game's (`tests.fakes.driven_time`): a spec sees the same times on any machine, however busy.
-Each has an edge of its own, unless its comment `-- edge: none` says that it needs none. A spec may ask for something by
-a line `@@command`; it goes on when it is answered.
+Each has its own edge; its comment `-- edge: model` asks for one whose NPCs answer by a model that the players'
+lines steer (`tests.fakes.model_script`), `-- edge: none` for none. A spec may ask for something by a line `@@command`; it
+goes on when it is answered.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tests.e2e.stack import ROOT, Stack, free_ports
 CLIENT = ROOT / "clients" / "roblox"
 TESTS = CLIENT / "tests"
 SPECS = sorted(path.name for path in (TESTS / "specs").glob("*.spec.luau"))
+LONGEST = "faults.spec.luau"
 # Only a spec that hangs takes so long.
 SPEC_S = 240.0
 AT_ONCE = 2
@@ -43,20 +45,22 @@ class Edge:
     stack: Stack
     key: str
     control: int | None = None
+    model: int | None = None
 
     def obey(self, command: str, wall: str) -> str:
         if command == "kill":
             self.stack.kill()
         elif command == "start":
-            self.stack.program = driven(self.control, wall)
+            self.stack.program = driven(self.control, self.model, wall)
             self.stack.start()
         else:
             return "unknown"
         return "done"
 
 
-def driven(control: int | None, wall: object) -> tuple[str, ...]:
-    return ("tests.e2e.driven_edge", "--control", str(control), "--wall", str(wall))
+def driven(control: int | None, model: int | None, wall: object) -> tuple[str, ...]:
+    program = ("tests.e2e.driven_edge", "--control", str(control), "--wall", str(wall))
+    return program if model is None else (*program, "--model", str(model))
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +76,25 @@ def packages() -> None:
 
 
 @contextlib.contextmanager
-def running(data: Path, *, timed_by_the_game: bool = True) -> Iterator[Edge]:
+def running(data: Path, *, timed_by_the_game: bool = True, thinking: bool = False) -> Iterator[Edge]:
     made = subprocess.run(
         [sys.executable, "-m", "services", "key", "create", "studio"],
         env={**os.environ, "EARSHOT_DATA": str(data)}, cwd=ROOT, capture_output=True, text=True, check=True,
     )  # fmt: skip
-    stack, control = Stack(data), None
+    stack, control, model = Stack(data), None, None
     if timed_by_the_game:
-        (control,) = free_ports(1)
-        # Before the game takes the clock the machine may be busy: no reason to refuse anybody.
-        stack = Stack(data, environment={"EARSHOT_LAG_MAX_S": "3600"}, program=driven(control, WALL))
+        control, port = free_ports(2)
+        model = port if thinking else None
+        environment = {
+            # Before the game takes the clock the machine may be busy: no reason to refuse anybody.
+            "EARSHOT_LAG_MAX_S": "3600",
+            # Many start: compiling the same files again is half of what a start costs.
+            "PYTHONDONTWRITEBYTECODE": "",
+            "PYTHONPYCACHEPREFIX": str(data.parents[1] / "bytecode"),
+        }
+        stack = Stack(data, environment=environment, program=driven(control, model, WALL))
     with stack:
-        yield Edge(stack, made.stdout.split()[0], control)
+        yield Edge(stack, made.stdout.split()[0], control, model)
 
 
 def run(spec: Path, edge: Edge | None) -> tuple[int, str]:
@@ -120,13 +131,15 @@ def outcomes(packages: None, tmp_path_factory: pytest.TempPathFactory) -> dict[s
     """Every spec's outcome, as many at once as this machine has cores."""
 
     def outcome(spec: Path) -> tuple[int, str]:
-        if "\n-- edge: none\n" in spec.read_text():
+        needs = re.search(r"^-- edge: (none|model)$", spec.read_text(), re.MULTILINE)
+        if needs and needs[1] == "none":
             return run(spec, None)
-        with running(tmp_path_factory.mktemp("edge") / "data") as edge:
+        with running(tmp_path_factory.mktemp("edge") / "data", thinking=needs is not None) as edge:
             return run(spec, edge)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        started = {name: pool.submit(outcome, TESTS / "specs" / name) for name in SPECS}
+        # The longest begins first.
+        started = {name: pool.submit(outcome, TESTS / "specs" / name) for name in sorted(SPECS, key=LONGEST.__ne__)}
         wait(started.values())
     return started
 

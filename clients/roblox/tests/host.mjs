@@ -2,7 +2,7 @@
 // One spec a process (a destroyed state breaks the next one), text only across the boundary.
 //   node host.mjs SPEC [URL [KEY [CONTROL_PORT]]]
 // Without a URL there is no edge; with a control port the edge's time is the game's (clock.mjs).
-import { readFileSync, readdirSync, statSync } from "node:fs";
+import { readFileSync, readdirSync, statSync, writeFileSync } from "node:fs";
 import { basename, join, relative } from "node:path";
 import { createInterface } from "node:readline";
 import { LuauState } from "luau-web";
@@ -47,6 +47,12 @@ function hostFunctions(clock, network, settings) {
     hostPrint: (text) => console.log(text),
     hostSettings: () => JSON.stringify(settings),
     hostDecode: (text) => (isJson(text) ? "" : "Can't parse JSON"),
+    // Compares with what was seen before; EARSHOT_GOLDEN=write keeps what is seen now.
+    hostGolden: (name, text) => {
+      const path = join(here, "golden", name);
+      if (process.env.EARSHOT_GOLDEN === "write") writeFileSync(path, text);
+      return readFileSync(path, "utf8") === text;
+    },
     hostRequest: (text) => network.send(JSON.parse(text)),
     hostAbort: (id) => network.abort(id),
     hostStream: (text) => network.follow(JSON.parse(text)),
