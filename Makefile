@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
 
-.PHONY: run test check setup setup-dev proto lock format letta bench soak reference test-letta test-luau test-browser fuzz clean
+.PHONY: run test check setup setup-dev proto lock format letta bench soak reference roblox test-letta test-luau test-browser fuzz clean
 
 run: setup ## start every service with the tavern demo
 	@$(BIN)/earshot up --demo
@@ -35,7 +35,10 @@ fuzz: setup-dev ## interleavings of sync and requests made from the contract, ot
 	@FUZZ_EXAMPLES=2000 $(BIN)/pytest -q tests/e2e/test_contract_fuzz.py
 
 test-luau: setup-dev ## the Roblox SDK in a Luau VM against a real edge (needs Node 20)
-	@$(BIN)/pytest tests/e2e/test_roblox_sdk.py
+	@$(BIN)/pytest -rP tests/e2e/test_roblox_sdk.py
+
+roblox: ## the Roblox module as one file for Studio: Earshot.rbxmx
+	@$(PYTHON) clients/roblox/build.py Earshot.rbxmx
 
 bench: setup-dev ## every bench beside its peers (about 15 minutes): docs/benchmarks.md, and what became worse
 	@$(BIN)/python -m bench.everything

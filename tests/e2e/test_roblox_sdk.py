@@ -1,8 +1,8 @@
 """The Roblox SDK, unmodified, in a Luau VM against a real edge: its own specs, one process each.
 
 The edge's time is the game's (`tests.fakes.driven_time`): a spec sees the same times on any machine, however busy.
-Each has its own edge; its comment `-- edge: model` asks for one whose NPCs answer by a model that the players'
-lines steer (`tests.fakes.model_script`), `-- edge: none` for none. A spec may ask for something by a line `@@command`; it
+Each has its own edge; its comment `-- edge: model` asks for one whose NPCs answer by a model that the players' lines
+steer (`tests.fakes.model_script`), `-- edge: none` for none. A spec may ask for something by a line `@@command`, and
 goes on when it is answered.
 """
 
@@ -15,12 +15,14 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 import threading
 import tomllib
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -157,31 +159,110 @@ Test.body("Mara", 0, 0)
 local ada = Test.join("Ada", 5001, 2, 2)
 {snippet}
 Roblox.runClient()
-Test.eventually("Mara hears Ada", 20, function()
+Test.eventually("Mara hears Ada", 60, function()
 	return #Earshot.npc(workspace.Mara).Group == 1
 end)
 ada.Chatted:Fire("Mara, how is the soup?")
-Test.eventually("a bubble", 15, function()
+Test.eventually("a bubble", 60, function()
 	return #Test.seen("Ada", "bubble Mara") > 0
 end)
 Roblox.stop()
 """
+MOCK_SCENE = """--!strict
+-- edge: none
+local Earshot = require(game.ServerScriptService.Earshot)
+local ada = Test.join("Ada", 5001, 2, 2)
+Test.body("Mara", 0, 0, Roblox.create("Folder", "Npcs", workspace))
+{snippet}
+"""
+PLAIN_SCENE = """
+local ada = Test.join("Ada", 5001, 2, 2)
+Test.body("Mara", 0, 0)
+local printed
+local say = print
+print = function(line)
+	printed = line
+	say(line)
+end
+task.spawn(function()
+{snippet}
+end)
+task.wait(1)
+ada.Chatted:Fire("Mara, hello!")
+Test.eventually("an answer", 60, function()
+	return printed
+end)
+Test.equal(string.sub(printed, 1, 12), "Mara (AI): " .. string.sub(printed, 12, 12), "who answers")
+"""
+
+
+def snippets(document: Path) -> list[str]:
+    """The pieces of Luau in a document, without their indentation."""
+    pieces = re.findall(r"^( *)```lua\n(.*?)^\1```", document.read_text(), re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(text.replace("\t", "    ")).strip() for _, text in pieces]
+
+
+LOCAL = "http://127.0.0.1:8080"
 
 
 @pytest.mark.usefixtures("packages")
 def test_the_readme_makes_an_npc_talk(tmp_path: Path) -> None:
     """On an edge as README starts it, and in seconds that are seconds."""
-    snippet = (CLIENT / "README.md").read_text().partition("```lua\n")[2].partition("```")[0].strip()
+    snippet = snippets(CLIENT / "README.md")[0]
+    assert snippets(ROOT / "README.md") == [snippet]
     assert len(snippet.splitlines()) <= 10
-    local = 'url = "http://127.0.0.1:8080"'
-    assert snippet.count(local) == 1
+    assert snippet.count(f'url = "{LOCAL}"') == 1
     spec = tmp_path / "readme.spec.luau"
-    spec.write_text(
-        README_SCENE.format(snippet=snippet.replace(local, 'url = Roblox.settings.url, apiKeySecret = "earshot"'))
-    )
+    here = snippet.replace(f'url = "{LOCAL}"', 'url = Roblox.settings.url, apiKeySecret = "earshot"')
+    spec.write_text(README_SCENE.format(snippet=here))
     with running(tmp_path / "data", timed_by_the_game=False) as edge:
         status, output = run(spec, edge)
     assert status == 0, output
+
+
+@pytest.mark.usefixtures("packages")
+def test_plain_http_gets_an_answer(tmp_path: Path) -> None:
+    (snippet,) = snippets(ROOT / "docs" / "plain-http.md")
+    roster = json.loads((ROOT / "docs" / "plain-http.md").read_text().partition("```json\n")[2].partition("```")[0])
+    assert snippet.count(f'"{LOCAL}"') == 1
+    spec = tmp_path / "plain.spec.luau"
+    spec.write_text(PLAIN_SCENE.format(snippet=snippet.replace(f'"{LOCAL}"', "Roblox.settings.url")))
+    with Stack(tmp_path / "data") as stack:
+        stack.http.put("/v1/npcs", json=roster).raise_for_status()
+        status, output = run(spec, Edge(stack, ""))
+    assert status == 0, output
+
+
+@pytest.mark.usefixtures("packages")
+def test_the_readmes_example_for_a_games_own_tests(tmp_path: Path) -> None:
+    spec = tmp_path / "mock.spec.luau"
+    spec.write_text(MOCK_SCENE.format(snippet=snippets(CLIENT / "README.md")[-1]))
+    status, output = run(spec, None)
+    assert status == 0, output
+
+
+def test_one_file_for_studio() -> None:
+    """What build.py writes holds every source, as the tree that Rojo makes of it."""
+    built = subprocess.run(
+        [sys.executable, "build.py", "/dev/stdout"], cwd=CLIENT, capture_output=True, check=True, timeout=30
+    ).stdout
+    root = ElementTree.fromstring(built[: built.rindex(b"</roblox>") + len(b"</roblox>")])
+    sources = {}
+
+    def walk(item: ElementTree.Element, above: str) -> None:
+        name = above + "/" + item.findtext("Properties/string", "")
+        sources[name] = (item.get("class"), item.findtext("Properties/ProtectedString", ""))
+        for child in item.findall("Item"):
+            walk(child, name)
+
+    walk(root[0], "")
+    files = {path: path.read_text() for path in (CLIENT / "src").rglob("*.luau")}
+    assert sorted(text for _, text in sources.values()) == sorted(files.values())
+    assert sources["/Earshot"] == ("ModuleScript", files[CLIENT / "src" / "init.luau"])
+    client = CLIENT / "src" / "EarshotClient"
+    assert sources["/Earshot/EarshotClient"] == ("Script", files[client / "init.server.luau"])
+    assert sources["/Earshot/EarshotClient/Show"] == ("ModuleScript", files[client / "Show.luau"])
+    assert root.findtext(".//token[@name='RunContext']") == "2"
 
 
 def test_packaging_names_what_exists() -> None:
