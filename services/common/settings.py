@@ -205,6 +205,16 @@ class Settings(BaseSettings):
     )
     prompt_price: float = Field(0.0, ge=0, description="Dollars per million prompt tokens, for the cost metric.")
     completion_price: float = Field(0.0, ge=0, description="Dollars per million completion tokens.")
+    describe_players: bool = Field(
+        False, description="Players without a description are described by a model that sees their avatar (vision)."
+    )
+    roblox_thumbnails_url: str = Field(
+        "https://thumbnails.roblox.com/v1/users/avatar?userIds={user_id}&size=420x420&format=Png&isCircular=false",
+        description="Where a player's picture is looked up.",
+    )
+    roblox_users_url: str = Field(
+        "https://users.roblox.com/v1/users/{user_id}", description="Where a player's display name is looked up."
+    )
     vision: bool = Field(False, description="The OpenAI-compatible model sees pictures: players are described by it.")
     context_tokens: int = Field(
         0, ge=0, description="Context window of the OpenAI-compatible model; the prompt is fitted to it; 0 = not said."

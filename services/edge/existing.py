@@ -34,6 +34,7 @@ from services.edge.contract.existing import (
     StatusUpdate,
 )
 from services.edge.contract.snapshot import Snapshot
+from services.edge.describer import Describer
 from services.edge.document import Document
 from services.edge.game_action import Spot, game_actions
 from services.edge.messages import Messages
@@ -59,9 +60,16 @@ class Existing:
     """The endpoints."""
 
     def __init__(
-        self, rooms: Rooms, snapshots: Snapshots, messages: Messages, settings: Settings, clock: Clock
+        self,
+        rooms: Rooms,
+        snapshots: Snapshots,
+        messages: Messages,
+        describer: Describer,
+        settings: Settings,
+        clock: Clock,
     ) -> None:
         self._rooms = rooms
+        self._describer = describer
         self._snapshots = snapshots
         self._messages = messages
         self._clock = clock
@@ -175,6 +183,8 @@ class Existing:
         try:
             response = await ask(self._rooms.state.DescribePlayer(message, timeout=READ_S))
             description = response.description
+            if response.source != "stored":
+                description = await self._describer.describe(message.tenant, message.player_id) or description
         except EarshotError as error:
             _log.warning("player_not_described", reason=error.reason)
             description = ""

@@ -12,6 +12,7 @@ from services.common.app import App
 from services.common.errors import Forbidden
 from services.edge.admission import Admission
 from services.edge.body import Limits
+from services.edge.describer import Describer
 from services.edge.doorbell import Doorbell
 from services.edge.entry import Entry
 from services.edge.erasures import Erasures
@@ -83,12 +84,13 @@ def build(app: App) -> Edge:
     snapshots = Snapshots(ingest, settings, metrics, clock)
     messages = Messages(rooms, admission, settings)
     events = Events(rooms, doorbell, admission, settings, metrics, clock)
-    worlds, tokens = Worlds(rooms), Tokens(settings)
+    worlds, tokens, describer = Worlds(rooms), Tokens(settings), Describer(rooms, settings)
+    app.on_close("edge.describer", describer.close)
     routes = [
         *snapshots.routes(),
         *EventStream(events, doorbell).routes(),
         *messages.routes(),
-        *Existing(rooms, snapshots, messages, settings, clock).routes(),
+        *Existing(rooms, snapshots, messages, describer, settings, clock).routes(),
         *RosterPages(rooms).routes(),
         *worlds.routes(),
         *Sessions(rooms, tokens, settings, clock).routes(),

@@ -36,6 +36,10 @@ class Recorded:
         self.requests: list[tuple[str, Any]] = []
         self.url = ""
 
+    def answer(self, *answers: Written) -> None:
+        """Other answers from now on."""
+        self._answers = deque(answers)
+
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
