@@ -103,6 +103,11 @@ class Settings(BaseSettings):
     join_studs: float = Field(10.0, description="Studs within which entities come within earshot (B1).")
     leave_studs: float = Field(12.0, description="Studs beyond which those who were in earshot leave it.")
     vertical_weight: float = Field(1.0, description="Multiplies vertical distance.")
+    distances: str = Field(
+        "",
+        description="Other distances in worlds whose names begin so: begin=join/leave[/vertical weight], comma "
+        "separated; the longest beginning counts. The existing game's begin with place:<place id>.",
+    )
     revival_s: float = Field(30.0, description="A dissolved lineage revives within this when two members reunite.")
 
     # -- sync (C) --------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from earshot.type.v1 import type_pb2
 from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import DeadlineExceeded, EarshotError, Overloaded, Unavailable
+from services.common.logs import get_logger
 from services.common.settings import Settings
 from services.common.telemetry import Metrics
 from services.edge.answer import Answer, json_answer
@@ -27,6 +29,16 @@ OUTCOMES = {
     state_pb2.INGEST_OUTCOME_RESYNC: "resync",
     state_pb2.INGEST_OUTCOME_SUPERSEDED: "superseded",
 }
+
+
+LOGGED_REFUSALS = 8
+# Paths of the existing game, and of positions by member, lead through names and ids, which no log holds.
+_ENTRY = re.compile(
+    r"^humanContext(?:\[|\.).*?(\.(?:position|health|currentGroups|lastSeen)[.\w]*)?$", re.DOTALL
+)  # fmt: skip
+_POSITIONS = re.compile(r"\.positions\..*$", re.DOTALL)
+
+_log = get_logger("edge")
 
 
 class Snapshots:
@@ -65,12 +77,15 @@ class Snapshots:
         """The body as an item of the stream. Raises BadInput and TooLarge."""
         started = time.perf_counter()
         try:
-            return (reader or self._reader).read(body)
+            reading = (reader or self._reader).read(body)
         except EarshotError:
             self._metrics.snapshots.labels("refused").inc()
             raise
         finally:
             self._metrics.observe_stage("parse", time.perf_counter() - started)
+        for refusal in reading.refused[:LOGGED_REFUSALS]:
+            _log.info("field_refused", path=nameless(refusal.path), reason=refusal.reason)
+        return reading
 
     async def apply(self, reading: Reading, world: type_pb2.WorldRef, deadline: float) -> state_pb2.SnapshotResult:
         """State's result. Raises what state answered, Overloaded, Unavailable, DeadlineExceeded."""
@@ -86,6 +101,11 @@ class Snapshots:
             raise
         finally:
             self._metrics.observe_whole("snapshot", time.perf_counter() - started)
+
+
+def nameless(path: str) -> str:
+    """The path of a refusal without names of the game's."""
+    return _POSITIONS.sub(".positions[*]", _ENTRY.sub(r"humanContext[*]\1", path))
 
 
 def snapshot_answer(world: str, result: state_pb2.SnapshotResult, reading: Reading) -> SnapshotAnswer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import grpc
@@ -23,6 +23,7 @@ DEADLINE_S = 0.8
 
 @dataclass(slots=True, eq=False)
 class _Question:
+    world: str
     points: Points
     answer: asyncio.Future[Assignment]
     trace: str
@@ -34,18 +35,20 @@ class Assigner:
     `run` must be running: it owns the calls, so that a caller who gives up harms no other.
     """
 
-    def __init__(self, stub: cluster_pb2_grpc.ClusterServiceAsyncStub, settings: cluster_pb2.Settings) -> None:
+    def __init__(
+        self, stub: cluster_pb2_grpc.ClusterServiceAsyncStub, settings: Callable[[str], cluster_pb2.Settings]
+    ) -> None:
         self._stub = stub
-        self._settings = settings
+        self._settings = settings  # of a world by its name
         self._questions: list[_Question] = []
         self._idle: deque[asyncio.Future[None]] = deque()  # calls that wait for a question
 
-    async def assign(self, points: Points) -> Assignment:
+    async def assign(self, world: str, points: Points) -> Assignment:
         """The clusters of one world.
 
         Raises Unavailable (CLUSTER_UNAVAILABLE) when no answer comes in time.
         """
-        question = _Question(points, asyncio.get_running_loop().create_future(), tracing.traceparent())
+        question = _Question(world, points, asyncio.get_running_loop().create_future(), tracing.traceparent())
         self._questions.append(question)
         while self._idle:  # wake one
             waiter = self._idle.popleft()
@@ -58,17 +61,17 @@ class Assigner:
         except TimeoutError:
             raise Unavailable("clusters were not answered in time", reason="CLUSTER_UNAVAILABLE") from None
 
-    async def assign_all(self, questions: Sequence[Points]) -> list[Assignment | EarshotError]:
+    async def assign_all(self, questions: Sequence[tuple[str, Points]]) -> list[Assignment | EarshotError]:
         """The clusters of several worlds, asked in one call; in their order, a failure alone in its place."""
         try:
-            request = cluster_pb2.AssignRequest(worlds=[self._world(points) for points in questions])
+            request = cluster_pb2.AssignRequest(worlds=[self._world(world, points) for world, points in questions])
             response = await self._stub.Assign(request, timeout=DEADLINE_S)
         except grpc.aio.AioRpcError as error:
             if isinstance(from_rpc(error), BadInput) and len(questions) > 1:  # one world's defect is not the others'
-                return [answer for points in questions for answer in await self.assign_all([points])]
+                return [answer for question in questions for answer in await self.assign_all([question])]
             failed = Unavailable("clusters cannot be computed now", reason="CLUSTER_UNAVAILABLE")
             return [failed] * len(questions)
-        return [_assignment(points, world) for points, world in zip(questions, response.worlds, strict=True)]
+        return [_assignment(points, answer) for (_, points), answer in zip(questions, response.worlds, strict=True)]
 
     async def run(self) -> None:
         """Send what gathers, as soon as a call is free. Never returns."""
@@ -89,7 +92,7 @@ class Assigner:
 
     async def _ask(self, batch: Sequence[_Question]) -> None:
         try:
-            request = cluster_pb2.AssignRequest(worlds=[self._world(q.points) for q in batch])
+            request = cluster_pb2.AssignRequest(worlds=[self._world(q.world, q.points) for q in batch])
             # One call for several worlds: it is a part of the first trace among them.
             with tracing.carried(next((q.trace for q in batch if q.trace), "")):
                 response = await self._stub.Assign(request, timeout=DEADLINE_S)
@@ -106,7 +109,7 @@ class Assigner:
             if not question.answer.done():
                 question.answer.set_result(_assignment(question.points, world))
 
-    def _world(self, points: Points) -> cluster_pb2.WorldPoints:
+    def _world(self, world: str, points: Points) -> cluster_pb2.WorldPoints:
         x, y, z = points.xyz
         ended = [
             cluster_pb2.Lineage(id=lineage, formed_revision=formed, dissolved_ms=tick, members=rows)
@@ -123,7 +126,7 @@ class Assigner:
             formed=points.formed,
             ended=ended,
             links=[row for link in points.links for row in link],
-            settings=self._settings,
+            settings=self._settings(world),
             now_ms=points.tick,  # monotonic, like the dissolutions: wall time may jump
         )
 

@@ -176,7 +176,7 @@ class Intake:
         if not asks:
             return {}
         started = time.perf_counter()
-        answers = await self._assigner.assign_all(list(asks.values()))
+        answers = await self._assigner.assign_all([(world.ref[1], ask) for world, ask in asks.items()])
         each = time.perf_counter() - started
         for _ in asks:
             self._metrics.observe_whole("cluster", each)
@@ -389,7 +389,7 @@ class Intake:
         if begun.draft.ask is not None:
             asked = time.perf_counter()
             with tracing.span("cluster", stage="cluster"):
-                answer = await self._assigner.assign(begun.draft.ask)
+                answer = await self._assigner.assign(world.ref[1], begun.draft.ask)
             self._metrics.observe_whole("cluster", time.perf_counter() - asked)
         commit = self._committed(world, begun, answer)
         if not begun.draft.entry.from_game and documents.unchanged(world.document, commit):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from earshot.cluster.v1 import cluster_pb2, cluster_pb2_grpc
@@ -16,6 +17,7 @@ from services.common.store import MEMORY
 from services.state import compiled, measures
 from services.state.agenda import Agenda
 from services.state.assigner import Assigner
+from services.state.distances import Distances, places
 from services.state.document import Rules
 from services.state.feed import Doorbells, Feed
 from services.state.intake import Intake, Times
@@ -69,13 +71,20 @@ async def bind(app: App) -> None:
     app.worker("state.saver", lambda: keep_saved(intake))
 
 
-def _cluster_settings(settings: Settings) -> cluster_pb2.Settings:
-    return cluster_pb2.Settings(
-        join=settings.join_studs,
-        leave=settings.leave_studs,
-        vertical_weight=settings.vertical_weight or NO_HEIGHT,
-        revival_ms=round(settings.revival_s * 1000),
-    )
+def _cluster_settings(settings: Settings) -> Callable[[str], cluster_pb2.Settings]:
+    """The cluster room's settings of a world by its name. Raises BadInput (BAD_DISTANCES)."""
+    usual = Distances(settings.join_studs, settings.leave_studs, settings.vertical_weight)
+    known = places(usual, settings.distances)
+    messages = {
+        distances: cluster_pb2.Settings(
+            join=distances.join,
+            leave=distances.leave,
+            vertical_weight=distances.vertical_weight or NO_HEIGHT,
+            revival_ms=round(settings.revival_s * 1000),
+        )
+        for distances in (usual, *(distances for _, distances in known.others))
+    }
+    return lambda world: messages[known.of(world)]
 
 
 def _rules(settings: Settings) -> Rules:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from earshot.type.v1 import type_pb2
+from structlog.testing import capture_logs
 
 from services.common.errors import Conflict, Overloaded, Unavailable
+from services.edge.snapshots import nameless
 from tests.unit.edge.fakes import World, world
 
 NPC, PLAYER = type_pb2.ENTITY_KIND_NPC, type_pb2.ENTITY_KIND_PLAYER
@@ -315,3 +317,31 @@ async def test_metrics_count_by_template_and_outcome() -> None:
         assert 'earshot_snapshots_total{outcome="refused"} 1.0' in text
         assert 'route="GET /v1/worlds/{id}"' in text
         assert "secret-world-name" not in text
+
+
+@pytest.mark.parametrize(
+    ("path", "logged"),
+    [
+        ("humanContext[Pete].position", "humanContext[*].position"),
+        ("humanContext[P]e.te].position", "humanContext[*].position"),
+        ("humanContext.Pete.position.x", "humanContext[*].position.x"),
+        ("humanContext[A.position].health", "humanContext[*].health"),
+        ("humanContext[Bob]", "humanContext[*]"),
+        ("humanContext", "humanContext"),
+        ("groups[0].positions.962483389.x", "groups[0].positions[*]"),
+        ("clusters[2].positions.Pete.x", "clusters[2].positions[*]"),
+        ("clusters[2].members[1]", "clusters[2].members[1]"),
+        ("entities[3].position.x", "entities[3].position.x"),
+    ],
+)
+def test_what_is_refused_is_logged_without_names(path: str, logged: str) -> None:
+    assert nameless(path) == logged
+
+
+async def test_each_refusal_is_logged_by_path_and_reason() -> None:
+    with capture_logs() as logs:
+        async with world() as edge:
+            await post(edge, {"entities": [entity("a"), {"id": "b", "kind": "ghost", "position": [1, 2, 3]}]})
+    assert [(one["path"], one["reason"]) for one in logs if one["event"] == "field_refused"] == [
+        ("entities[1].kind", "UNKNOWN_KIND")
+    ]
