@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import array
-import math
 import sys
 from collections.abc import Iterable
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 from earshot.state.v1 import state_pb2
 from earshot.type.v1 import type_pb2
 
@@ -27,12 +27,14 @@ TRANSITIONS = {
 }
 # A refusal list is an answer, not a dump.
 REFUSALS_MAX = 64
+# Of a position in studs: what float32 holds.
+DECIMALS = 5
 
 
 def cluster_answers(columns: state_pb2.ClusterColumns) -> list[ClusterAnswer]:
     """Flat columns as clusters, with members' positions where state sent them."""
-    axes = [unpacked(column) for column in (columns.x, columns.y, columns.z)] if columns.x else None
-    members = columns.member_ids
+    axes = _axes(columns) if columns.x else None
+    members = list(columns.member_ids)
     answers = []
     start = 0
     for lineage, size, npcs in zip(columns.lineages, columns.sizes, columns.npcs, strict=True):
@@ -41,14 +43,18 @@ def cluster_answers(columns: state_pb2.ClusterColumns) -> list[ClusterAnswer]:
         positions = None
         if axes is not None:
             x, y, z = axes
-            positions = [
-                MemberPosition(names[row - start], *rounded(x[row], y[row], z[row]))
-                for row in range(start, end)
-                if not math.isnan(x[row])
-            ]
-        answers.append(ClusterAnswer(lineage, list(names), npcs, size - npcs, positions))
+            rows = zip(names, x[start:end], y[start:end], z[start:end], strict=True)
+            positions = [MemberPosition(*row) for row in rows if row[1] == row[1]]  # NaN: not known
+        answers.append(ClusterAnswer(lineage, names, npcs, size - npcs, positions))
         start = end
     return answers
+
+
+def _axes(columns: state_pb2.ClusterColumns) -> list[list[float]]:
+    """The members' x, y and z, `rounded` all at once: an answer has many."""
+    packed = np.frombuffer(columns.x + columns.y + columns.z, "<f4").astype(np.float64)
+    axes: list[list[float]] = packed.round(DECIMALS).reshape(3, -1).tolist()
+    return axes
 
 
 def point(x: float, y: float, z: float) -> Vector:
@@ -57,7 +63,7 @@ def point(x: float, y: float, z: float) -> Vector:
 
 def rounded(x: float, y: float, z: float) -> tuple[float, float, float]:
     """A float32 position without the digits that float32 does not have (studs, five decimals)."""
-    return round(x, 5), round(y, 5), round(z, 5)
+    return round(x, DECIMALS), round(y, DECIMALS), round(z, DECIMALS)
 
 
 def vector(position: type_pb2.Vector3) -> Vector:

@@ -6,7 +6,7 @@ nothing (DESIGN section 4, table of lanes).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -41,6 +41,33 @@ class Change(NamedTuple):
     heard: bool
     combat: bool
     gone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Changes(Collection[Change]):
+    """The changes of one revision, made when somebody reads them: most are coalesced before. rows of `ids` with their
+    lanes, whether a player hears them, and until when they fight (0: not); `gone` are ids.
+    """
+
+    revision: int
+    ids: tuple[str, ...] = ()
+    rows: Sequence[int] = ()
+    lanes: Sequence[int] = ()
+    heard: Sequence[bool] = ()
+    until: Sequence[int] = ()
+    gone: tuple[str, ...] = ()
+
+    def __contains__(self, change: object) -> bool:
+        return change in tuple(self)
+
+    def __len__(self) -> int:
+        return len(self.rows) + len(self.gone)
+
+    def __iter__(self) -> Iterator[Change]:
+        for row, lane, hears, until in zip(self.rows, self.lanes, self.heard, self.until, strict=True):
+            yield Change(self.ids[row], self.revision, _LANES[lane], hears, until > 0)
+        for npc in self.gone:
+            yield Change(npc, self.revision, Lane.LOW, heard=False, combat=False, gone=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,21 +123,16 @@ class Dates:
 
 
 def told(
-    before: Dates, after: Moment, situation: Situation, plan: Plan, cause: Causes, gone: Iterable[str], revision: int
-) -> tuple[Dates, tuple[Change, ...]]:
+    before: Dates, after: Moment, situation: Situation, plan: Plan, cause: Causes, gone: tuple[str, ...], revision: int
+) -> tuple[Dates, Changes]:
     """The dates of the new rows, and one change for every NPC that has a cause or is gone."""
-    dates, changes = before, []
-    if not plan.same or np.count_nonzero(cause):
-        step = _marked if compiled.kernels is None else _compiled_marked
-        dates, (rows, lanes, heard) = step(before, after, plan, cause, revision)
-        ids, until = after.columns.ids, situation.fighting_until
-        fights = (until[rows] > 0).tolist() if np.count_nonzero(until) else [False] * len(rows)
-        changes = [
-            Change(ids[row], revision, _LANES[lane], hears, fight)
-            for row, lane, hears, fight in zip(rows.tolist(), lanes.tolist(), heard.tolist(), fights, strict=True)
-        ]
-    changes += [Change(npc, revision, Lane.LOW, heard=False, combat=False, gone=True) for npc in gone]
-    return dates, tuple(changes)
+    if plan.same and not np.count_nonzero(cause):
+        return before, Changes(revision, gone=gone)
+    step = _marked if compiled.kernels is None else _compiled_marked
+    dates, (rows, lanes, heard) = step(before, after, plan, cause, revision)
+    until = situation.fighting_until[rows]
+    told = Changes(revision, after.columns.ids, rows.tolist(), lanes.tolist(), heard.tolist(), until.tolist(), gone)
+    return dates, told
 
 
 Marked = tuple[Dates, tuple[npt.NDArray[Any], npt.NDArray[Any], Mask]]

@@ -19,7 +19,7 @@ from services.state import membership as members
 from services.state import observation as obs
 from services.state import situation as situations
 from services.state.causes import Causes
-from services.state.change import Change, Moment
+from services.state.change import Changes, Moment
 from services.state.columns import NPC, Columns, Mask, Merge, Plan, Sent
 from services.state.event import Event, unheard
 from services.state.membership import Assignment, Longs, Membership, Pair, Points, Transition
@@ -126,7 +126,7 @@ class Commit:
 
     document: Document
     transitions: tuple[Transition, ...]
-    changes: tuple[Change, ...]
+    changes: Changes
     rings: bool  # clusters, events or combat changed: worth a doorbell
 
 
@@ -248,10 +248,7 @@ def close(document: Document, revision: int, at_ms: int, tick: int, ended_epoch:
         Transition(members.Change.DISSOLVED, lineage, tuple(ids[row] for row in rows), "", revision, at_ms)
         for lineage, rows in zip(document.membership.lineages, document.membership.members, strict=True)
     )
-    gone = tuple(
-        Change(ids[row], revision, changed.Lane.LOW, heard=False, combat=False, gone=True)
-        for row in np.flatnonzero(document.columns.kinds == NPC).tolist()
-    )
+    gone = tuple(ids[row] for row in np.flatnonzero(document.columns.kinds == NPC).tolist())
     history, floor = _last(document.history + transitions, HISTORY_KEPT, document.floor)
     after = replace(
         blank(revision, at_ms, tick),
@@ -265,7 +262,7 @@ def close(document: Document, revision: int, at_ms: int, tick: int, ended_epoch:
         combat_log=document.combat_log,
         floor=floor,
     )
-    return Commit(after, transitions, gone, rings=True)
+    return Commit(after, transitions, Changes(revision, gone=gone), rings=True)
 
 
 def next_deadline(document: Document) -> int | None:

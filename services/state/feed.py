@@ -8,7 +8,8 @@ the latest per NPC.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,50 +40,66 @@ class Page:
     gap: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What one commit told; `number` is that of its first change."""
+
+    number: int
+    ref: Ref
+    changes: Collection[Change]
+    closed: bool
+    cause: str
+
+
 class Feed:
     """The log of changed NPC keys. `life` names this life of the process: tokens of another one are gaps."""
 
     def __init__(self, life: str, kept: int = KEPT) -> None:
         self._life = life
         self._kept = kept
-        self._log: list[Told] = []
-        self._first = 0  # number of the log's first entry
+        self._log: list[_Entry] = []
+        self._next = 0  # number of the next change
         self._bells: set[asyncio.Event] = set()
 
     @property
     def token(self) -> str:
         """The resume point of now."""
-        return self._token(self._first + len(self._log))
+        return self._token(self._next)
 
-    def append(self, ref: Ref, changes: Iterable[Change], *, closed: bool = False, cause: str = "") -> None:
+    def append(self, ref: Ref, changes: Collection[Change], *, closed: bool = False, cause: str = "") -> None:
         """Tell changes; the oldest are forgotten past the bound."""
-        length = len(self._log)
-        self._log.extend(Told(ref, change, closed, cause) for change in changes)
-        if len(self._log) == length:
+        if not changes:
             return
-        if len(self._log) > 2 * self._kept:  # forget in halves: appending stays cheap
-            self._first += len(self._log) - self._kept
-            del self._log[: -self._kept]
+        self._log.append(_Entry(self._next, ref, changes, closed, cause))
+        self._next += len(changes)
+        if self._next - self._log[0].number > 2 * self._kept:  # forget in halves: appending stays cheap
+            del self._log[: self._place(self._next - self._kept)]
         for bell in self._bells:
             bell.set()
 
     def after(self, token: str, tenant: str = "") -> Page:
         """The next changes of a tenant ("": all), the most urgent lane of each key since the token."""
-        number = self._number(token)
-        if number is None:
+        start = self._number(token)
+        if start is None:
             return Page(self.token, (), gap=True)
         latest: dict[tuple[Ref, str], Told] = {}
-        start = number - self._first
-        end = start
-        for end in range(start, len(self._log)):
-            told = self._log[end]
-            if tenant and told.ref[0] != tenant:
+        for entry in self._log[self._place(start) :]:
+            if tenant and entry.ref[0] != tenant:
                 continue
-            key = (told.ref, told.change.npc)
-            if key not in latest and len(latest) >= BATCH:
-                return Page(self._token(self._first + end), tuple(latest.values()))
-            latest[key] = _coalesced(latest.pop(key, None), told)
+            for number, change in enumerate(entry.changes, entry.number):
+                if number < start:
+                    continue
+                key = (entry.ref, change.npc)
+                if key not in latest and len(latest) >= BATCH:
+                    return Page(self._token(number), tuple(latest.values()))
+                latest[key] = _coalesced(latest.pop(key, None), Told(entry.ref, change, entry.closed, entry.cause))
         return Page(self.token, tuple(latest.values()))
+
+    def _place(self, number: int) -> int:
+        """The entry that holds a change, the end of the log for one that is to come."""
+        if number >= self._next:
+            return len(self._log)
+        return max(bisect_right(self._log, number, key=lambda entry: entry.number) - 1, 0)
 
     def bell(self) -> asyncio.Event:
         """An event that is set at every append; hand it to `hang_up` in the end."""
@@ -102,8 +119,9 @@ class Feed:
         if life != self._life or not digits.isdecimal():
             return None
         number = int(digits)
-        oldest = self._first + max(0, len(self._log) - self._kept)
-        return number if oldest <= number <= self._first + len(self._log) else None
+        first = self._log[0].number if self._log else self._next
+        oldest = max(first, self._next - self._kept)
+        return number if oldest <= number <= self._next else None
 
 
 def _coalesced(older: Told | None, newer: Told) -> Told:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -224,11 +225,9 @@ def settle(
 
 def members_of(of: Rows, lineages: int) -> tuple[tuple[int, ...], ...]:
     """Rows of each lineage, ascending."""
-    members: list[list[int]] = [[] for _ in range(lineages)]
-    for row, lineage in enumerate(of.tolist()):
-        if lineage >= 0:
-            members[lineage].append(row)
-    return tuple([tuple(rows) for rows in members])
+    order = np.argsort(of, kind="stable").tolist()
+    ends = np.searchsorted(of[order], np.arange(-1, lineages), side="right").tolist()  # of nobody's, and each lineage's
+    return tuple([tuple(order[start:end]) for start, end in pairwise(ends)])
 
 
 def _aged(old: Membership, tick: int, revival_ms: int) -> Membership:

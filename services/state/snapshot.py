@@ -73,6 +73,7 @@ def sift(
     sent = _bounded(sent, path, refused)
     if (sent.ids is known or _usable(sent.ids)) and _sound(sent, stale_after_s, now_s):
         return Sifted(sent, frozenset(), frozenset(), tuple(refused))
+    sent = _without_infinities(sent, path, refused)
     drop = _unusable(sent, path, refused)
     refused_ids = frozenset(sent.ids[row] for row in np.flatnonzero(drop).tolist() if sent.ids[row])
     stale = _stale(sent, stale_after_s, now_s)
@@ -137,12 +138,6 @@ def _unusable(sent: Sent, path: str, refused: list[Refusal]) -> Mask:
 
 def _bounded(sent: Sent, path: str, refused: list[Refusal]) -> Sent:
     """Blank over-long texts and health that is no number, naming each."""
-    vitals = sent.vitals
-    if np.count_nonzero(np.isinf(vitals)):
-        for field, row in np.argwhere(np.isinf(vitals)).tolist():
-            refused.append(Refusal(f"{path}[{row}].{'max_health' if field else 'health'}", "NOT_FINITE"))
-        vitals = np.where(np.isinf(vitals), np.float32(np.nan), vitals)
-        sent = replace(sent, vitals=vitals)
     for name, limit in (("names", MAX_NAME), ("actions", MAX_TEXT), ("locations", MAX_ID)):
         values: Sequence[str] = getattr(sent, name)
         if values and max(map(len, values)) > limit:
@@ -161,6 +156,16 @@ def _bounded(sent: Sent, path: str, refused: list[Refusal]) -> Sent:
             kept: dict[str, Any] = {name: cold.of(v if len(v) <= MAX_DETAILS else UNKNOWN for v in rows)}
             sent = replace(sent, **kept)
     return sent
+
+
+def _without_infinities(sent: Sent, path: str, refused: list[Refusal]) -> Sent:
+    """Blank health that is no number, naming each."""
+    infinite = np.isinf(sent.vitals)
+    if not np.count_nonzero(infinite):
+        return sent
+    for field, row in np.argwhere(infinite).tolist():
+        refused.append(Refusal(f"{path}[{row}].{'max_health' if field else 'health'}", "NOT_FINITE"))
+    return replace(sent, vitals=np.where(infinite, np.float32(np.nan), sent.vitals))
 
 
 def _stale(sent: Sent, stale_after_s: float, now_s: float) -> Mask:

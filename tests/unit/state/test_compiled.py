@@ -111,7 +111,7 @@ def stream(inputs: list[tuple[Sent, bool, int]]) -> list[tuple[Document, tuple[T
             document, draft, answer, ROSTERS[roster], revision=revision, at_ms=tick + 5, tick=tick, rules=Rules()
         )
         document = after.document
-        seen.append((document, after.transitions, after.changes))
+        seen.append((document, after.transitions, tuple(after.changes)))
     return seen
 
 
