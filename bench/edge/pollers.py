@@ -16,6 +16,7 @@ from typing import Any
 # Sessions are opened by so many at once: this is not what is measured.
 AT_ONCE = 4
 RETRY_S = 1.0
+LOOK_S = 0.02
 
 
 def world_of(number: int) -> str:
@@ -24,11 +25,28 @@ def world_of(number: int) -> str:
 
 @dataclass(slots=True)
 class Seen:
-    """Since the last look: milliseconds from an event's time to its arrival, and answers by status."""
+    """Since the last look: milliseconds from an event's time to its arrival, and answers by status.
+
+    late: milliseconds by which this process itself woke too late from short sleeps: what the machine adds to all.
+    """
 
     latencies: list[float] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
-    held: int = 0
+    late: list[float] = field(default_factory=list)
+
+    def told(self) -> str:
+        """As JSON, and forgotten."""
+        text = json.dumps({"latencies": self.latencies, "statuses": self.statuses, "late": self.late})
+        for one in (self.latencies, self.statuses, self.late):
+            one.clear()
+        return text
+
+    async def watch(self) -> None:
+        """For ever."""
+        while True:
+            began = time.perf_counter()
+            await asyncio.sleep(LOOK_S)
+            self.late.append((time.perf_counter() - began - LOOK_S) * 1000)
 
 
 class GameServer:
@@ -98,10 +116,8 @@ async def run(port: int, servers: int, hold_s: float) -> None:
         tasks: list[asyncio.Task[None]] = []
         while line := await lines.readline():
             if line.strip() == b"poll" and not tasks:
-                tasks = [polls.create_task(game.poll(hold_s)) for game in games]
-            print(json.dumps({"latencies": seen.latencies, "statuses": seen.statuses}), flush=True)
-            seen.latencies.clear()
-            seen.statuses.clear()
+                tasks = [polls.create_task(work) for work in (seen.watch(), *(game.poll(hold_s) for game in games))]
+            print(seen.told(), flush=True)
         for task in tasks:
             task.cancel()
 
