@@ -71,6 +71,8 @@ def from_settings(settings: Settings) -> Rules:
         calls_mean=settings.calls_per_message_mean,
         player_turns_day=settings.player_turns_per_day,
         player_talk_day_ms=round(settings.player_minutes_per_day * 60_000),
+        pair_turns=settings.pair_turns,
+        pair_window_ms=round(settings.pair_window_s * 1000),
         cooldown_npc_ms=round(settings.cooldown_npc_s * 1000),
         cooldown_greeting_ms=round(settings.cooldown_greeting_s * 1000),
         greetings=settings.greetings,

@@ -16,7 +16,7 @@ from earshot.type.v1 import type_pb2
 
 from services.chat import effects, hygiene
 from services.chat.actor import WorldActor
-from services.chat.allowance import Allowance, Toll
+from services.chat.allowance import Toll
 from services.chat.inputs import Heard, Wished
 from services.chat.moderation import ALLOWED, Moderator, Verdict, check_before
 from services.chat.outcome import Outcome
@@ -28,7 +28,6 @@ from services.common.clock import Clock
 from services.common.errors import BadInput, Conflict, EarshotError, NotFound, Overloaded, from_rpc
 from services.common.telemetry import Metrics
 
-CONVERSATION_MESSAGES = 40
 PERIOD_S = 10.0
 # Answered this much before the caller's deadline, so that the answer arrives.
 MARGIN_S = 0.05
@@ -85,7 +84,7 @@ class Saying:
     clock: Clock
     metrics: Metrics
     players: Toll
-    conversations: Toll = field(default_factory=lambda: Toll(Allowance(CONVERSATION_MESSAGES, PERIOD_S)))
+    conversations: Toll
     _flying: dict[tuple[Key, str], asyncio.Future[Seen]] = field(default_factory=dict)
 
     async def say(self, words: Words) -> Said:

@@ -70,7 +70,8 @@ async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> 
     )
     asking = Asking(sync, moderator, worlds, app.clock, settings.turn_deadline_s, settings.history_tokens, recollection)
     players = Toll(Allowance(settings.player_messages_per_10s, PERIOD_S))
-    saying = Saying(worlds, store, state, moderator, app.clock, app.metrics, players)
+    conversations = Toll(Allowance(settings.conversation_messages_per_10s, PERIOD_S))
+    saying = Saying(worlds, store, state, moderator, app.clock, app.metrics, players, conversations)
     eraser = Eraser(store, worlds, state, sync, app.clock)
     retention = Retention(
         store,

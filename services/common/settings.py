@@ -246,11 +246,16 @@ class Settings(BaseSettings):
         description="Runtime calls per line where several players talk, about; 0 = no bound.",
     )
     cooldown_npc_s: float = Field(0.0, description="An NPC rests this long after a turn, unless addressed (D2).")
+    pair_turns: int = Field(3, ge=1, description="Turns that two NPCs take to each other within pair_window_s (D2).")
+    pair_window_s: float = Field(60.0, gt=0, description="Then neither follows the other for so long.")
     cooldown_greeting_s: float = Field(120.0, description="One greeting per player and conversation within this (D2).")
     greetings: bool = Field(True, description="One NPC may greet an arriving player.")
     npc_to_npc: bool = Field(False, description="NPCs may talk with no player present.")
     gather_ms: int = Field(100, description="Existing game: its calls for one sentence are gathered this long.")
     player_messages_per_10s: int = Field(10, description="Per player; more is refused RATE_LIMITED (D5).")
+    conversation_messages_per_10s: int = Field(
+        40, ge=1, description="Per conversation; more is refused RATE_LIMITED (D5)."
+    )
     player_turns_per_day: int = Field(
         0, ge=0, description="NPC turns that one player may cause in a world per UTC day (D5); 0 = no cap."
     )

@@ -389,10 +389,10 @@ async def test_a_crowd_of_old_calls_for_one_sentence_is_charged_once() -> None:
 
 
 async def test_a_conversation_may_be_too_loud() -> None:
-    async with tavern() as room:
+    async with tavern(conversation_messages_per_10s=12) as room:
         players = [f"q{number}" for number in range(5)]
         room.state.move({"L1": ["mara", *players]})
-        for number in range(40):
+        for number in range(12):
             await room.say(players[number % 5], f"Line {number}", wait=0)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await room.say("q0", "one more", wait=0)

@@ -8,6 +8,7 @@ import pytest
 from earshot.chat.v1 import chat_pb2
 from pydantic import ValidationError
 
+from services.chat import rules
 from services.common.settings import Settings
 from tests.unit.chat.neighbours import tavern
 
@@ -59,3 +60,8 @@ def test_settings_of_places_are_checked(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("EARSHOT_PLACES", '{"tavern": {"tow": 0.35}}')
     with pytest.raises(ValidationError):
         Settings(_env_file=None)
+
+
+def test_limits_of_pairs_and_greetings_are_settings() -> None:
+    laws = rules.from_settings(Settings(_env_file=None, pair_turns=1, pair_window_s=5, cooldown_greeting_s=9))
+    assert (laws.pair_turns, laws.pair_window_ms, laws.cooldown_greeting_ms) == (1, 5_000, 9_000)
