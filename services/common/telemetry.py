@@ -34,6 +34,9 @@ SLOW = (0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0)
 AGE = (0.25, 1.0, 2.0, 5.0, 15.0, 30.0, 60.0, 300.0)
 LAG = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0)
 REVISIONS = (0, 1, 2, 5, 10)
+# Labels that are known before anything happens.
+TRANSPORTS = ("poll", "sse", "websocket")
+LANES = ("high", "medium", "low")
 
 disable_created_metrics()  # type: ignore[no-untyped-call] # the library types it not
 
@@ -165,8 +168,26 @@ class Metrics:
         except PackageNotFoundError:
             build.labels("unknown").set(1)
         # Known from the start: a rate needs a first sample, and "never" is not "unknown".
-        for stage in BUDGETS:
-            self.stage_over.labels(stage)
+        for metric, known in (
+            (self.stage_over, tuple(BUDGETS)),
+            (self.admission_refused, ("in_flight", "lag", "held", "session", "tenant", "address")),
+            (self.sdk_events, ("requests", "failures", "throttled", "expired")),
+            (self.snapshots, ("applied", "duplicate", "failed", "refused", "resync", "stale", "superseded")),
+            (self.utterances, ("accepted", "duplicate", "rate_limited", "unheard")),
+            (self.events_lag_seconds, TRANSPORTS),
+            (self.connections, TRANSPORTS),
+            (self.queue_depth, ("urgent", "conversation")),
+            (self.embedded, ("embedded", "refused")),
+            (self.cache_hits, ("fresh", "stale", "miss")),
+            (self.markov_declined, ("few_lines", "nothing_fit")),
+            (self.sync_lag_seconds, LANES),
+            (self.sync_pending, LANES),
+        ):
+            for label in known:
+                metric.labels(label)
+        for lane in LANES:
+            for outcome in ("ok", "failed", "drift"):
+                self.block_writes.labels(lane, outcome)
 
     def _counter(self, name: str, says: str, *labels: str) -> Counter:
         return Counter(name, says, labels, registry=self.registry) if self._enabled else cast(Counter, _OFF)

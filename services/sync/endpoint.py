@@ -75,6 +75,9 @@ class Endpoint:
         self._breaker = Breaker()
         self._calls = Gate(concurrency)
         self._turns = Gate(concurrency)
+        for kind in ("prompt", "completion"):
+            metrics.runtime_tokens.labels(self.name, kind)
+        metrics.runtime_cost.labels(self.name)
         metrics.runtime_in_flight.labels(self.name).set_function(lambda: self.in_flight)
         metrics.runtime_breaker.labels(self.name).set_function(self._tripped)
         self._quotas: dict[str, Quota] = {}
