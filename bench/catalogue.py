@@ -22,6 +22,7 @@ BENCHES: Mapping[str, str] = {
     "edge": "bench.edge.suite",
     "runtimes": "bench.runtimes",
     "chat": "bench.chat",
+    "telemetry": "bench.telemetry",
 }
 
 
