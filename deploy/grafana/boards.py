@@ -50,7 +50,7 @@ def quantile(share: float, metric: str, legend: str = "", by: str = "", where: s
 
 def share(good: str, total: str, legend: str) -> Query:
     """Part of a whole. Both are selectors of counters with `@`."""
-    return f"sum (rate({good}{R})) / sum (rate({total}{R}))", legend
+    return f"(sum (rate({good}{R})) or vector(0)) / sum (rate({total}{R}))", legend
 
 
 def now(metric: str, legend: str, by: str = "", where: str = "") -> Query:
