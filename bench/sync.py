@@ -2,7 +2,7 @@
 
 State, cluster and sync in one process on virtual time (an hour is `--seconds 3600`), a runtime at 0 ms that counts.
 Percentages are of the naive client's calls. The trace and the turns are seeded; sync's own chance (jitter, which agent
-is read back) is not, so that a run differs from the next by a few writes.
+is read back) is not, so that a run differs from the next by a few writes. On a real Letta: see `letta_sync`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bench import aggregation, letta_sync
 from bench.catalogue import Options, progress
 from bench.rehearsal import Outcome, Rehearsal
 from bench.result import Result
@@ -45,7 +46,8 @@ def run(options: Options) -> list[dict[str, Any]]:
     for name in (*CALM, *COMBAT):
         progress(f"sync: {name}, lazy, exchanges of {EXCHANGE} lines, {seconds:g} virtual seconds")
         exchanges[name] = rehearse(name, "lazy", seconds, exchange=EXCHANGE)
-    return [result.record() for result in results(found["lazy"], found["documented"], exchanges)]
+    every = [*results(found["lazy"], found["documented"], exchanges), *aggregation.run(), *letta_sync.run()]
+    return [result.record() for result in every]
 
 
 def rehearse(name: str, schedule: str, seconds: float, *, versions: bool = False, exchange: int = 1) -> Outcome:

@@ -103,6 +103,9 @@ class Metrics:
         self.sync_postponed = counter(
             "earshot_sync_postponed_total", "Urgent writes that waited for their world's budget"
         )
+        self.turns_serial = gauge(
+            "earshot_turns_serial", "1 while turns go one by one: parallel ones are slower", "runtime"
+        )
         self.sync_pending = gauge("earshot_sync_pending", "NPCs whose blocks wait", "lane")
         self.sync_lag_seconds = histogram("earshot_sync_lag_seconds", "First change to confirmed write", AGE, "lane")
         self.block_writes = counter("earshot_block_writes_total", "Block writes by lane", "lane", "outcome")

@@ -19,6 +19,7 @@ from services.sync.gate import Gate
 from services.sync.latency import Latency
 from services.sync.provider import Provider
 from services.sync.quota import REST_S, Quota
+from services.sync.rounds import Rounds
 from services.sync.runtimes.pace import paced
 from services.sync.runtimes.port import (
     Capabilities,
@@ -75,6 +76,7 @@ class Endpoint:
         self._breaker = Breaker()
         self._calls = Gate(concurrency)
         self._turns = Gate(concurrency)
+        self._turns.rounds = self.rounds = Rounds()
         for kind in ("prompt", "completion"):
             metrics.runtime_tokens.labels(self.name, kind)
         metrics.runtime_cost.labels(self.name)
@@ -307,6 +309,7 @@ class Endpoint:
         outcome = "ok" if ended else type(fault).__name__.lower().lstrip("_") if fault is not None else "cancelled"
         self._metrics.runtime_calls.labels(self.name, operation, outcome).inc()
         self._metrics.runtime_seconds.labels(self.name, operation).observe(now - started)
+        self._metrics.turns_serial.labels(self.name).set(self.rounds.serial(now))
         if fault is None and not ended:
             if ticket is not None:
                 self._breaker.release(ticket)

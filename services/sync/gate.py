@@ -1,4 +1,7 @@
-"""How many calls to an endpoint are in flight: an adaptive limit, urgent lanes first, closed while it wants rest."""
+"""How many calls to an endpoint are in flight: an adaptive limit, urgent lanes first, closed while it wants rest.
+
+One at a time while more of them make each other slow.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.sync.aimd import Aimd
+from services.sync.rounds import Rounds
 from services.sync.runtimes.port import RateLimited, TimedOut
 from services.sync.schedule import Lane
 
@@ -17,7 +21,10 @@ class Gate:
 
     def __init__(self, concurrency: int) -> None:
         self.aimd = Aimd(concurrency)
+        self.rounds: Rounds | None = None
         self._in_flight = 0
+        # Bumped whenever two calls are in flight: a call that saw no bump was alone.
+        self._met = 0
         self._waiting: list[tuple[int, int, asyncio.Future[None]]] = []
         self._serial = 0
         self._closed_until = 0.0
@@ -53,15 +60,26 @@ class Gate:
         rest = self._closed_until - loop.time()
         if rest > timeout:
             raise RateLimited("the endpoint asked for rest", rest)
-        if rest > 0 or self._waiting or self._in_flight >= self.aimd.limit:
+        if rest > 0 or self._waiting or self._in_flight >= self.limit(loop.time()):
             await self._wait(lane, timeout)
         else:
-            self._in_flight += 1
+            self._enter()
+        met, started = self._met if self._in_flight == 1 else -1, loop.time()
         try:
             yield
+            if self.rounds is not None:
+                self.rounds.record(loop.time() - started, alone=met == self._met, now=loop.time())
         finally:
             self._in_flight -= 1
             self._admit()
+
+    def limit(self, now: float) -> int:
+        """How many may be in flight."""
+        return 1 if self.rounds is not None and self.rounds.serial(now) else self.aimd.limit
+
+    def _enter(self) -> None:
+        self._in_flight += 1
+        self._met += self._in_flight > 1
 
     async def _wait(self, lane: Lane, timeout: float) -> None:
         self._serial += 1
@@ -86,10 +104,11 @@ class Gate:
         self._admit()
 
     def _admit(self) -> None:
-        if asyncio.get_running_loop().time() < self._closed_until:
+        now = asyncio.get_running_loop().time()
+        if now < self._closed_until:
             return
-        while self._waiting and self._in_flight < self.aimd.limit:
+        while self._waiting and self._in_flight < self.limit(now):
             _, _, admitted = heapq.heappop(self._waiting)
             if not admitted.done():
-                self._in_flight += 1
+                self._enter()
                 admitted.set_result(None)

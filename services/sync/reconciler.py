@@ -182,10 +182,13 @@ class Reconciler:
     async def _work(self, entry: Entry, lane: Lane) -> None:
         entry.last_lane = lane
         began = entry.dirty.first_at if entry.dirty is not None else _now()
+        if lane is Lane.HIGH:
+            began = max(began, entry.urgent_since)
         try:
             with tracing.linked("sync.refresh", entry.causes):
-                await self.reconcile(entry, lane=lane, timeout=WORK_S, paced=True)
-            self.metrics.sync_lag_seconds.labels(lane.name.lower()).observe(max(_now() - began, 0.0))
+                outcome = await self.reconcile(entry, lane=lane, timeout=WORK_S, paced=True)
+            if outcome is not None and outcome.written:
+                self.metrics.sync_lag_seconds.labels(lane.name.lower()).observe(max(_now() - began, 0.0))
         except (RuntimeFault, EarshotError) as error:
             self._later(entry, error)
         except Exception as error:  # noqa: BLE001 - a defect must neither spin nor stop the others

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 # Writes at once of a world that was quiet: of alarms, and of everything urgent.
-ALARMS, BURST = 10.0, 40.0
+ALARMS, BURST = 10.0, 30.0
 # Latest after the change: the age that the owner's documents allow a status.
 LONGEST_S = 15.0
 # Percent of the maximum that health falls by since it was last told.

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import sync
+from bench import aggregation, sync
 from bench.ledger import LedgerRuntime, causes
 from bench.naive import Naive
 from bench.rehearsal import Outcome, Rehearsal, peak
@@ -130,3 +130,10 @@ def test_results_name_the_goals_and_say_which_are_missed() -> None:
 
 def test_without_calls_there_is_no_percentage() -> None:
     assert math.isnan(sync.share("nobody", [Outcome()], 3.0).value)
+
+
+async def test_what_arrives_for_a_busy_npc_goes_into_its_next_call() -> None:
+    """Five lines in a second, at a model that takes one: the first alone, the other four together."""
+    ours = await aggregation.play(aggregated=True, parallel=True)
+    assert (ours.messages, ours.calls) == (500, 200)
+    assert 1.0 <= ours.p95_s < 2.0
