@@ -101,10 +101,12 @@ class Ran:
 
 async def play(*, aggregated: bool, parallel: bool) -> Ran:
     """Everything said and answered."""
-    settings = Settings.model_validate(
-        {"data": ":memory:", "runtimes": "offline", "otlp_endpoint": "",
-         "runtime_concurrency": TOGETHER if parallel else 1, "turn_deadline_s": ANSWER_S, "first_sentence_s": ANSWER_S, "patience_s": ANSWER_S}
-    )  # fmt: skip
+    settings = Settings.model_validate({
+        "data": ":memory:", "runtimes": "offline", "otlp_endpoint": "",
+        "runtime_concurrency": TOGETHER if parallel else 1,
+        # Nothing gives up: what is compared is how long it takes.
+        "turn_deadline_s": ANSWER_S, "first_sentence_s": ANSWER_S, "patience_s": ANSWER_S,
+    })  # fmt: skip
     app, runtime = App(settings, ("cluster", "state", "sync"), clock=LoopClock(), inline_stores=True), Slow()
     await cluster_room.bind(app)
     await state_room.bind(app)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 # Real seconds to wait for a thread's or socket's wake-up when no timer is due: then it is a deadlock.
-REAL_WAIT_S = 5.0
+REAL_WAIT_S = 30.0
 
 
 class Deadlock(RuntimeError):
