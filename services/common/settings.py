@@ -78,7 +78,7 @@ class Settings(BaseSettings):
     in_flight_max: int = Field(128, ge=1, description="Requests worked on at once, held polls apart; 429 above.")
     held_max: int = Field(20_000, ge=1, description="Polls, turns and sockets waited for at once; 503 above.")
     lag_max_s: float = Field(
-        0.04, gt=0, description="While the loop is later than this, fewer requests are worked on at once; 429 above."
+        0.05, gt=0, description="While the loop is later than this, fewer requests are worked on at once; 429 above."
     )
     session_requests_per_minute: float = Field(500.0, gt=0, description="Of one session; the platform allows 500.")
     session_burst: float = Field(60.0, ge=1, description="Requests that a session may make at once.")

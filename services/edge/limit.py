@@ -7,7 +7,8 @@ fixed number is either too small for a fast machine or lets a slow one fall so f
 from __future__ import annotations
 
 # Never fewer: one game's requests and a pause of the machine must not be taken for overload.
-LEAST = 16
+# Most of a process's throughput is reached with so many, because what waits together is worked on together.
+LEAST = 32
 FEWER = 0.75
 MORE = 0.5
 # When the limit was not reached it says nothing about the load, and is forgotten.
