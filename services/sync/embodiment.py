@@ -8,7 +8,7 @@ and at the end; a turn whose outcome is unknown is looked up before the agent is
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
@@ -194,9 +194,13 @@ class Embodiment:
         if not blocks:
             return Written()
         deadline = _now() + timeout
-        outcomes = await asyncio.gather(
-            *(self._write(block, desired.revision, lane, deadline, force) for block in blocks), return_exceptions=True
-        )
+        steps = [self._write(block, desired.revision, lane, deadline, force) for block in blocks]
+        if self.endpoint.capabilities.remote:
+            outcomes = await asyncio.gather(*steps, return_exceptions=True)
+        else:
+            # Nothing to wait for: no tasks, and one write of the store for all.
+            outcomes = [await _outcome(step) for step in steps]
+            self._store.confirm(self.record, [block.label for block in blocks])
         written, failed, fault = [], [], None
         for block, outcome in zip(blocks, outcomes, strict=True):
             if isinstance(outcome, RuntimeFault):
@@ -253,7 +257,8 @@ class Embodiment:
             raise
         self.record = self.record.confirmed(block.label, block.text, revision)
         self._texts[block.label] = block.text
-        self._store.confirm(self.record, [block.label])
+        if remote:
+            self._store.confirm(self.record, [block.label])
 
     def _failed(self, label: str) -> None:
         """Surely not written. An earlier write of unknown outcome may still land all the same."""
@@ -371,6 +376,13 @@ class Embodiment:
             await self.endpoint.call(
                 "reset", lambda t: runtime.reset_messages(agent_id, t), lane=Lane.HIGH, timeout=timeout
             )
+
+
+async def _outcome(step: Awaitable[bool]) -> bool | BaseException:
+    try:
+        return await step
+    except RuntimeFault as fault:
+        return fault
 
 
 class TurnHold:

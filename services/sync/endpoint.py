@@ -163,7 +163,9 @@ class Endpoint:
         model: it asks the model. What Earshot holds itself is read and written at once, however the model fares.
         """
         if not (model or self.capabilities.remote):
-            return await self._local(operation, step, timeout)
+            result = await step(timeout)
+            self._metrics.runtime_calls.labels(self.name, operation, "ok").inc()
+            return result
         deadline = _now() + timeout
         async with self._calls.slot(lane, timeout):
             ticket = self._enter(operation)
@@ -187,15 +189,6 @@ class Endpoint:
                 self._leave(operation, started, ticket, fault, self._calls, ended=ended)
                 if isinstance(fault, RateLimited):
                     self._calls.rest(fault.retry_after_s or REST_S)
-
-    async def _local(self, operation: str, step: Callable[[float], Awaitable[T]], timeout: float) -> T:
-        try:
-            async with asyncio.timeout(timeout + GRACE_S):
-                result = await step(timeout)
-        except TimeoutError as error:
-            raise TimedOut("no answer in time") from error
-        self._metrics.runtime_calls.labels(self.name, operation, "ok").inc()
-        return result
 
     async def stream(
         self,

@@ -335,6 +335,34 @@ async def test_settings_that_cannot_work_are_said_at_the_start(tmp_path: Path) -
     assert b"needs LETTA_BASE_URL" in errors
 
 
+async def test_the_next_provider_answers_and_all_dead_is_marked(tmp_path: Path) -> None:
+    async with FakeModel(reply="Here I am.") as spare:
+        providers = json.dumps({
+            "chain": ["openai:first", "openai:spare", "canned"],
+            "provider": [
+                {"name": "first", "base_url": "http://127.0.0.1:9/v1"},
+                {"name": "spare", "base_url": spare.base_url, "model": "spare-model", "max_tokens": 33},
+            ],
+        })  # fmt: skip
+        async with staged("offline", tmp_path, EARSHOT_PROVIDERS=providers) as stage:
+            stage.put(place="the Lantern", players=["Ada"])
+            heard = await stage.converse("Are you there?")
+            assert heard.finished is not None
+            assert (heard.finished.runtime, heard.finished.degraded, heard.sentences) == (
+                "openai:spare",
+                "",
+                ["Here I am."],
+            )
+            asked = spare.requests[-1]
+            assert (asked["model"], asked["max_tokens"], asked["temperature"]) == ("spare-model", 33, 0.7)
+            async with spare.refusing():
+                heard = await stage.converse("And now?")
+            assert heard.finished is not None
+            assert (heard.finished.degraded, heard.finished.degraded_reason) == ("canned", "RUNTIME_FAILED")
+            assert heard.started[-1].degraded == "canned"
+            assert heard.sentences
+
+
 async def test_completions_and_refresh_over_the_wire(tmp_path: Path) -> None:
     async with staged("openai", tmp_path) as stage:
         stage.put(place="the Lantern")
