@@ -5,8 +5,11 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 RUN python -m venv /opt/earshot
 # The lock alone first: a change of ours does not install everything again. No compiler here, so wheels only.
-COPY requirements.lock ./
+COPY requirements.lock requirements-discord.lock ./
 RUN /opt/earshot/bin/pip install --require-hashes --only-binary :all: -r requirements.lock
+# The Discord edge needs a package more: --build-arg EXTRA=discord.
+ARG EXTRA=
+RUN test "$EXTRA" != discord || /opt/earshot/bin/pip install --require-hashes --only-binary :all: -r requirements-discord.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY gen ./gen
 COPY services ./services

@@ -81,6 +81,8 @@ lock: ## renew the hash-pinned locks (needs uv)
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
 	  pyproject.toml --group build -o requirements.lock
 	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
+	  pyproject.toml --extra discord --group build -c requirements.lock -o requirements-discord.lock
+	uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --no-emit-find-links \
 	  pyproject.toml --all-extras --group build --group dev -c requirements.lock -o requirements-dev.lock
 
 format: setup-dev

@@ -23,6 +23,7 @@ BENCHES: Mapping[str, str] = {
     "runtimes": "bench.runtimes",
     "chat": "bench.chat",
     "telemetry": "bench.telemetry",
+    "recall": "bench.recall",
 }
 
 

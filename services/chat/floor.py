@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.chat import cues, share, vocative
+from services.chat import cues, outside, share, vocative
 from services.chat.conversation import CONVERSATION, URGENT, Conversation, Reply, Spent, Turn
 from services.chat.draft import Draft
 from services.chat.effects import Ask, Cancel, Explain, Replied, WishSettled
@@ -156,7 +156,7 @@ def speak(draft: Draft, item: Spoke) -> bool:
     where, turn = found
     conversation = draft.conversations[where]
     audience = conversation.players()
-    cause = turn.cause_player if turn.cause_player in audience else next(iter(audience), "")
+    cause = outside.cause(turn.cause_player, audience)
     draft.emit(
         where,
         Said(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from services.chat import award, cues, floor, initiative, judgement, share, vocative
+from services.chat import award, cues, floor, initiative, judgement, outside, share, vocative
 from services.chat.conversation import Conversation, Session, Utterance
 from services.chat.draft import Draft
 from services.chat.effects import Accepted, Settled
@@ -122,7 +122,7 @@ def _log(draft: Draft, item: Heard, conversation: Conversation | None, utterance
             speaker_name=item.speaker.name,
             speaker_kind=item.speaker.kind,
             text=item.text,
-            audience=players,
+            audience=outside.audience(item.speaker.id, players, in_game=draft.rules.outside_in_game),
             cause_user_id=item.speaker.id if is_player else next(iter(players), ""),
             expires_at_ms=draft.at + draft.rules.utterance_ttl_ms,
             hearers=hearers,

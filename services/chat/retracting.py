@@ -1,7 +1,7 @@
 """A line taken back or rewritten by its author: out of every store and every later prompt, as if it were never said.
 
-Order: out of the state and of what turns are told (agents that heard it start over), then the log and
-recall, then what sync learnt of it. A repetition finds nothing and changes nothing.
+The NPCs' lines that answered it go with it. Order: out of the state and of what turns are told (agents that heard it
+start over), then the log and recall, then what sync learnt of it. A repetition finds nothing and changes nothing.
 """
 
 from __future__ import annotations
@@ -51,8 +51,12 @@ class Retracting:
         instead = await self._instead(text)
         if event is None:
             # The log has let go of it; recall may not.
-            return await self.store.change(lambda db: recall_store.retract(db, world, utterance_id, instead))
-        return await self._retract(world, event, instead)
+            changed = await self.store.change(lambda db: recall_store.retract(db, world, utterance_id, instead))
+        else:
+            changed = await self._retract(world, event, instead)
+        # Every time: an attempt that was cut off may have left it to this one.
+        await self.store.purge()
+        return changed
 
     async def _retract(self, world: World, event: Event, instead: str) -> int:
         said = event.body
@@ -63,9 +67,11 @@ class Retracting:
         actor = await self.worlds.get(world)
         await actor.feed(Retracted(0, said.utterance_id, said.hearers, gone=not instead))
         actor.amend(event.seq, kept)
-        changed = await self.store.retract(world, event, kept)
-        await self._forget(world, said)
-        await self.store.purge()
+        turns = self.store.turns_of(world, said.utterance_id)
+        for seq in self.store.lines_of(world, turns):
+            actor.amend(seq, None)  # what answered the line may repeat it
+        changed = await self.store.retract(world, event, kept, turns)
+        await self._forget(world, said, turns)
         return changed
 
     async def _instead(self, text: str) -> str:
@@ -76,11 +82,9 @@ class Retracting:
             return ""
         return line if (await check_before(self.moderator, line)).allowed else ""
 
-    async def _forget(self, world: World, said: Said) -> None:
+    async def _forget(self, world: World, said: Said, turns: list[str]) -> None:
         """What degraded mode learnt and what the reply cache holds of it; agents start over by themselves."""
-        request = sync_pb2.ErasePlayerRequest(
-            tenant=world[0], texts=[said.text], turn_ids=self.store.turns_of(world, said.utterance_id)
-        )
+        request = sync_pb2.ErasePlayerRequest(tenant=world[0], texts=[said.text], turn_ids=turns)
         try:
             await self.sync.ErasePlayer(request, timeout=SYNC_S)
         except grpc.aio.AioRpcError as error:

@@ -56,6 +56,8 @@ class Rules:
     busy_patience_ms: int = 8_000
     utterance_ttl_ms: int = 30_000
     absence_ms: int = 300_000
+    # Lines of people who are in no game are shown to those who are.
+    outside_in_game: bool = False
     # After a restart an utterance this fresh is still decided.
     resume_ms: int = 10_000
 
@@ -84,6 +86,7 @@ def from_settings(settings: Settings) -> Rules:
         gather_ms=settings.gather_ms,
         utterance_ttl_ms=round(settings.utterance_ttl_s * 1000),
         absence_ms=round(settings.session_absence_s * 1000),
+        outside_in_game=settings.discord_in_game,
     )
 
 

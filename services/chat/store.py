@@ -288,10 +288,22 @@ class ChatStore:
         )
         return [turn for (turn,) in rows]
 
-    async def retract(self, world: World, event: events.Event, kept: events.Event | None) -> int:
-        """Replace or remove an entry, in the log and in recall. Answers how many rows changed."""
+    def lines_of(self, world: World, turns: Sequence[str]) -> list[int]:
+        """Numbers of the sentences of these turns."""
+        found = []
+        for turn in turns:
+            rows = self._database.read(
+                "SELECT body FROM events WHERE tenant=? AND world=? AND instr(body, ?)", (*world, turn.encode())
+            )
+            said = [event for (body,) in rows if isinstance((event := events.decode(body)).body, events.Said)]
+            found += [event.seq for event in said if isinstance(event.body, events.Said) and event.body.turn_id == turn]
+        return found
+
+    async def retract(self, world: World, event: events.Event, kept: events.Event | None, turns: Sequence[str]) -> int:
+        """Replace or remove an entry, and what these turns said to it, in the log and in recall. Answers how many."""
+        answers = self.lines_of(world, turns)
         return await self._database.write(
-            lambda db: _retract(db, world, event, kept), durable=True, fence=self.fence(world)
+            lambda db: _retract(db, world, event, kept, answers), durable=True, fence=self.fence(world)
         )
 
     async def purge(self) -> None:
@@ -466,7 +478,9 @@ def _erase(db: sqlite3.Connection, world: World, player: str, names: Sequence[st
     return removed
 
 
-def _retract(db: sqlite3.Connection, world: World, event: events.Event, kept: events.Event | None) -> int:
+def _retract(
+    db: sqlite3.Connection, world: World, event: events.Event, kept: events.Event | None, answers: Sequence[int]
+) -> int:
     said = event.body
     assert isinstance(said, events.Said), "only what was said is taken back"
     key = (*world, event.seq)
@@ -475,7 +489,10 @@ def _retract(db: sqlite3.Connection, world: World, event: events.Event, kept: ev
     else:
         db.execute("UPDATE events SET body=? WHERE tenant=? AND world=? AND seq=?", (events.encode(kept), *key))
     text = kept.body.text if kept is not None and isinstance(kept.body, events.Said) else ""
-    return 1 + recall_store.retract(db, world, said.utterance_id, text)
+    for seq in answers:
+        db.execute("DELETE FROM events WHERE tenant=? AND world=? AND seq=?", (*world, seq))
+        recall_store.remove(db, "tenant=? AND world=? AND seq=?", (*world, seq))
+    return 1 + len(answers) + recall_store.retract(db, world, said.utterance_id, text)
 
 
 def _erasure(row: tuple[str, str, str, str, bytes]) -> Erasure:

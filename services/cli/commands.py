@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from services.cli import archive, bench, certs, replay, runtimes, trace
 from services.common.clock import SystemClock
 from services.common.errors import EarshotError
-from services.common.settings import ROOMS, Settings
+from services.common.settings import OPTIONAL, ROOMS, Settings
 
 if TYPE_CHECKING:
     from services.edge.keys import KeyFile
+
+NAMES = ",".join((*ROOMS, *OPTIONAL))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +46,9 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     up = commands.add_parser("up", help="start every room in one process, or any subset")
-    up.add_argument("--target", default="all", help=f"all, or rooms separated by commas: {','.join(ROOMS)}")
+    up.add_argument(
+        "--target", default="all", help=f"all, or rooms separated by commas: {','.join((*ROOMS, *OPTIONAL))}"
+    )
     up.add_argument("--listen", help="address of the HTTP edge, host:port (default 127.0.0.1:8080)")
     up.add_argument("--data", help="data directory (default .earshot), or :memory:")
     up.add_argument("--demo", action="store_true", help="also drive the tavern demo and narrate it")
@@ -90,17 +94,20 @@ def _up(arguments: argparse.Namespace) -> int:
     from services.cli.process import run
 
     overrides = {name: getattr(arguments, name) for name in ("listen", "data") if getattr(arguments, name)}
-    return asyncio.run(run(Settings(**overrides), parse_target(arguments.target), demo=arguments.demo))
+    return asyncio.run(run(Settings(**overrides), parse_target(arguments.target, Settings()), demo=arguments.demo))
 
 
-def parse_target(target: str) -> tuple[str, ...]:
-    """Rooms of a --target. Raises SystemExit(2) with the names that exist."""
+def parse_target(target: str, settings: Settings) -> tuple[str, ...]:
+    """Rooms of a --target; Discord is one of all when there is a token. Raises SystemExit(2) with the names."""
     if target == "all":
-        return ROOMS
+        return (*ROOMS, "discord") if settings.discord_token else ROOMS
     rooms = tuple(room.strip() for room in target.split(",") if room.strip())
-    unknown = [room for room in rooms if room not in ROOMS]
+    unknown = [room for room in rooms if room not in (*ROOMS, *OPTIONAL)]
     if unknown or not rooms:
-        print(f"earshot: no room {', '.join(unknown) or target!r}; rooms: {', '.join(ROOMS)}", file=sys.stderr)
+        print(
+            f"earshot: no room {', '.join(unknown) or target!r}; rooms: {', '.join((*ROOMS, *OPTIONAL))}",
+            file=sys.stderr,
+        )
         raise SystemExit(2)
     return rooms
 

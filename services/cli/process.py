@@ -16,7 +16,7 @@ from services.common.logs import configure
 from services.common.settings import ROOMS, Settings
 
 # Rooms are bound so that a room's callee is there first.
-ORDER = ("cluster", "state", "sync", "chat", "edge")
+ORDER = ("cluster", "state", "sync", "chat", "edge", "discord")
 
 
 async def compose(app: App) -> App:
@@ -32,7 +32,7 @@ async def run(settings: Settings, rooms: Sequence[str], *, demo: bool) -> int:
     """Run until SIGINT or SIGTERM; a second signal leaves at once."""
     # The demo's narration shares the terminal with the log: leave the log what needs attention.
     configure("warning" if demo and settings.log_level == "info" else settings.log_level, settings.log_format)
-    app = App(settings, rooms, network=set(rooms) != set(ROOMS))
+    app = App(settings, rooms, network=not set(rooms) >= set(ROOMS))
     stopping = asyncio.Event()
     _on_signals(stopping)
     try:

@@ -12,6 +12,8 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ROOMS = ("edge", "state", "cluster", "sync", "chat")
+# Rooms that run only where they are configured.
+OPTIONAL = ("discord",)
 # Those that others call over gRPC.
 SERVED = ("state", "cluster", "sync", "chat")
 Room = Literal["edge", "state", "cluster", "sync", "chat"]
@@ -290,6 +292,21 @@ class Settings(BaseSettings):
     recall_lines: int = Field(1_000_000, ge=1, description="Lines that recall keeps for one tenant at most.")
     session_absence_s: float = Field(300.0, description="A player's session ends after this absence.")
     utterance_ttl_s: float = Field(30.0, description="An NPC's sentence is not shown after this.")
+
+    # -- discord (G5) ----------------------------------------------------------------------------------------------
+    discord_token: str = Field("", description="Token of the bot; with it `earshot up` also speaks on Discord.")
+    discord_tenant: str = Field("local", description="Whose NPCs speak on Discord.")
+    discord_message_content: bool = Field(
+        False, description="The bot has the privileged intent to read messages that do not mention it."
+    )
+    discord_moderator_roles: str = Field(
+        "", description="Ids of roles that may bind channels, beside who may manage channels; comma separated."
+    )
+    discord_user_roles: str = Field("", description="Ids of roles that NPCs listen to, comma separated; empty = all.")
+    discord_in_game: bool = Field(
+        False, description="Show what people write on Discord to players in the game; its text filter is your duty."
+    )
+    discord_api: str = Field("", description="Another server than Discord's, http://host:port: for tests.")
 
     def data_path(self, name: str) -> str:
         """File of a room's store, or :memory:."""

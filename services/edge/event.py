@@ -29,8 +29,16 @@ PHASES = {
 # One answer holds at most this; a first event that alone is larger goes out alone.
 EVENTS_MAX = 64
 BYTES_MAX = 128 * 1024
+# Ids of people who talk from Discord.
+OUTSIDE = "discord:"
 
 encode = msgspec.json.Encoder().encode
+
+
+def _shown(said: chat_pb2.UtteranceEvent) -> bool:
+    """Not a line of somebody outside of the game that nobody in it may read: it does not even reach the game server."""
+    told = said.audience_ids
+    return said.ai or not (said.speaker_id.startswith(OUTSIDE) and all(who.startswith(OUTSIDE) for who in told))
 
 
 def public_event(event: chat_pb2.Event) -> Event | None:
@@ -38,7 +46,7 @@ def public_event(event: chat_pb2.Event) -> Event | None:
     head = (event.seq, event.at_ms / 1000, event.revision, event.conversation_id)
     match event.WhichOneof("event"):
         case "utterance":
-            return _utterance(head, event.utterance)
+            return _utterance(head, event.utterance) if _shown(event.utterance) else None
         case "membership":
             change = event.membership
             return MembershipEvent(

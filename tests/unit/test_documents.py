@@ -49,6 +49,7 @@ EXTRAS = {
     "tokenizers": "services/sync/embedders/onnx.py",
     "discord": "services/discord/",
     "aiohttp": "services/discord/",
+    "yarl": "services/discord/",  # aiohttp's own addresses
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from services.common.settings import ROOMS
+from services.common.settings import OPTIONAL, ROOMS
 from tests.unit.house import Checks, Plant, Tree, imported, in_modules, matches, modules, parsed, tree, under
 
 CHECKS = Checks()
@@ -101,7 +101,7 @@ def runtimes_know_nothing_else_of_sync(files: Tree) -> list[str]:
 def a_room_imports_the_kernel_and_itself(files: Tree) -> list[str]:
     return [
         f"{path}: imports {name}"
-        for path, text in modules(files, *(f"services/{room}/" for room in ROOMS))
+        for path, text in modules(files, *(f"services/{room}/" for room in (*ROOMS, *OPTIONAL)))
         for name in under(imported(text, path), "services")
         if name.count(".") and name.split(".")[1] not in ("common", path.split("/")[1])
     ]
