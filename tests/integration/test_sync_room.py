@@ -27,8 +27,10 @@ from services.common.clock import SystemClock
 from services.common.errors import from_rpc
 from services.common.interceptors import RoomInterceptor
 from services.common.telemetry import Metrics
+from tests.fakes.fake_letta import FakeLetta, Fault
 from tests.fakes.fake_model import FakeModel
 from tests.integration.test_runtimes import Model
+from tests.unit.sync.fake_runtime import mark_of
 from tests.unit.sync.fake_state import FakeState
 from tests.unit.sync.room import Heard, Room
 
@@ -85,6 +87,10 @@ class Stage:
         async with asyncio.timeout(30):
             assert (await self._process.stdout.readline()).strip() == b"ready"
 
+    async def interrupt(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
     async def end(self, number: int = signal.SIGKILL) -> None:
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(number)
@@ -129,7 +135,7 @@ class Stage:
 
 
 @asynccontextmanager
-async def staged(kind: str, tmp_path: Path, **extra: str) -> AsyncIterator[Stage]:
+async def staged(kind: str | FakeLetta, tmp_path: Path, **extra: str) -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
         state = FakeState(SystemClock())  # type: ignore[abstract]  # a fake of part of the service
         server = grpc.aio.server(interceptors=[RoomInterceptor(Metrics())])
@@ -157,6 +163,8 @@ async def staged(kind: str, tmp_path: Path, **extra: str) -> AsyncIterator[Stage
                 "LETTA_BASE_URL": os.environ["LETTA_BASE_URL"],
                 "EARSHOT_LETTA_MODEL": "openai-proxy/gpt-4o-mini",
             }
+        if isinstance(kind, FakeLetta):
+            environment |= {"LETTA_BASE_URL": kind.url}
         if model is not None:
             stack.push_async_callback(model.close)
         stage = Stage(environment | extra, state, model, sync_port)
@@ -361,6 +369,47 @@ async def test_the_next_provider_answers_and_all_dead_is_marked(tmp_path: Path) 
             assert (heard.finished.degraded, heard.finished.degraded_reason) == ("canned", "RUNTIME_FAILED")
             assert heard.started[-1].degraded == "canned"
             assert heard.sentences
+
+
+async def test_a_process_that_was_stopped_for_a_while_writes_nothing_old_when_it_goes_on(tmp_path: Path) -> None:
+    """Stopped in the middle of a write and of a turn, as by a suspended machine (R7): the newest value is the last."""
+    async with FakeLetta() as letta, staged(letta, tmp_path) as stage:
+        stage.put(health=100)
+
+        def held() -> str:
+            return next((agent.blocks["situation"].value for agent in letta.agents.values()), "")
+
+        async def made() -> bool:
+            return bool(held())
+
+        await stage.until(made)
+        letta.faults["*"] = Fault("slow", ms=400)
+        turn = asyncio.ensure_future(stage.converse("Hello?"))
+        stage.put(lane=type_pb2.LANE_HIGH, combat=True, health=80)
+        calls = letta.calls["write"]
+
+        async def writing() -> bool:
+            return letta.calls["write"] > calls
+
+        await stage.until(writing)
+        await stage.interrupt(signal.SIGSTOP)
+        for health in (60, 40, 20):
+            newest = stage.put(lane=type_pb2.LANE_HIGH, combat=True, health=health)
+            await asyncio.sleep(1.0)
+        letta.faults.clear()
+        await stage.interrupt(signal.SIGCONT)
+
+        async def told() -> bool:
+            return f"mark {newest}." in held()
+
+        await stage.until(told, 30)
+        await asyncio.gather(turn, return_exceptions=True)
+        (block,) = (agent.blocks["situation"] for agent in letta.agents.values())
+        marks = [mark_of(text) for text in block.history]
+        assert marks == sorted(marks)
+        assert marks[-1] == newest
+        assert letta.violations == []
+        assert (await stage.status()).confirmed_revision >= newest
 
 
 async def test_completions_and_refresh_over_the_wire(tmp_path: Path) -> None:
