@@ -178,12 +178,11 @@ class DrivenLoop(asyncio.SelectorEventLoop):
         if self.ledger.answered or self.ledger.written:
             self._report()
             return False
-        due = self._until if timeout is None else self._now + timeout
-        if due > self._until:
+        if timeout is None or self._now + timeout > self._until:
             self._now = max(self._now, self._until)
             self._report()
             return False
-        self._now = due
+        self._now += timeout
         return True
 
     def _report(self) -> None:
