@@ -30,7 +30,7 @@ async def measure(rounds: int, others: int) -> list[float]:
             for number in range(others):
                 room.state.move({"L1": ["mara", "p2"]}, world=f"other-{number}")
             async with asyncio.TaskGroup() as group:
-                crowd = [group.create_task(_talk(room, f"other-{number}")) for number in range(others)]
+                crowd = [group.create_task(_talk(room, f"other-{n}", n / others)) for n in range(others)]
                 for number in range(rounds):
                     took.append(await _interrupt(room, loop, number))
                 for task in crowd:
@@ -65,7 +65,9 @@ async def _until(happened: Callable[[], bool]) -> None:
     raise TimeoutError
 
 
-async def _talk(room: Any, world: str) -> None:
+async def _talk(room: Any, world: str, after: float) -> None:
+    """One line a second, each conversation at a moment of its own."""
+    await asyncio.sleep(after)
     number = 0
     while True:
         number += 1
