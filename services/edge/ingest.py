@@ -25,7 +25,8 @@ WINDOW = 4
 BATCH = 64
 PENDING_MAX = 1024
 BACKOFF_MIN_S = 0.05
-BACKOFF_MAX_S = 2.0
+# With the channel's own back-off (channels.py) less than a snapshot's deadline: who waits for state sees it come back.
+BACKOFF_MAX_S = 0.25
 # A stream that lasted so long was one, though nothing was asked on it.
 STEADY_S = 1.0
 # What an answer may need on its way back after state's own deadline for the item.
@@ -127,14 +128,19 @@ class Ingest:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            _log.warning("ingest_stream_lost", code="CANCELLED")
+            self._warn("CANCELLED")
         except grpc.aio.AioRpcError as error:
-            _log.warning("ingest_stream_lost", code=error.code().name)
+            self._warn(error.code().name)
         finally:
             call.cancel()
             writer.cancel()
             await asyncio.gather(writer, return_exceptions=True)
         return answered
+
+    def _warn(self, code: str) -> None:
+        """Once for each time that state goes away, not for each attempt to reach it."""
+        if not self._away:
+            _log.warning("ingest_stream_lost", code=code)
 
     async def _write(self, call: Any) -> None:
         while True:
