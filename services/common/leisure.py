@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 # A turn of the loop longer than this has had much to do.
-BUSY_S = 0.002
+BUSY_S = 0.001
 PAUSE_S = 0.02
 
 
