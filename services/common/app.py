@@ -145,7 +145,7 @@ class App:
         sample = self.settings.trace_sample if self.settings.telemetry else 0.0
         recorder = tracing.configure("earshot-" + "-".join(sorted(self.rooms)), sample, self.settings.otlp_endpoint)
         if recorder is not None:
-            self.on_close("tracing", lambda: asyncio.to_thread(recorder.close))
+            self.on_close("tracing", partial(self._end_traces, recorder))
         if self.settings.metrics_listen:
             await self._serve_metrics(self.settings.metrics_listen)
         if self._network and self._adders:
@@ -155,6 +155,13 @@ class App:
         for name, run in self._workers:
             self._tasks.append(asyncio.create_task(self._supervise(name, run), name=name))
         self._ready = True
+
+    async def _end_traces(self, recorder: tracing.Tracing) -> None:
+        """Only an export has something to wait for, on a thread."""
+        if self.settings.otlp_endpoint:
+            await asyncio.to_thread(recorder.close)
+        else:
+            recorder.close()
 
     async def _serve_metrics(self, listen: str) -> None:
         """Prometheus text on an address of its own, for processes without an edge. Raises OSError when it is taken."""
