@@ -349,13 +349,13 @@ class RecallReader:
                 found.append((Memory(*row[:-1]), {int(scope) for scope in row[-1].split()}))
         return found
 
-    def vectors(self, ids: Sequence[int], model: str) -> list[tuple[int, bytes]]:
-        """(id, vector) of the lines that have one of this model."""
-        return [
-            (one, vector)  # type: ignore[misc]  # the columns' types
-            for one, tag, vector in self._in("SELECT id, model, vector FROM vectors WHERE id IN", ids)
-            if tag == model
-        ]
+    def vectors(self, scope: int, model: str, most: int, low: int = 0) -> list[tuple[int, bytes]]:
+        """(id, vector) of the scope's newest lines from `low` on, of those that have one of this model."""
+        return self._db.execute(
+            "SELECT v.id, v.vector FROM recall r CROSS JOIN vectors v ON v.id=r.rowid"
+            " WHERE r.recall MATCH ? AND r.rowid>=? AND v.model=? ORDER BY r.rowid DESC LIMIT ?",
+            (f'"{scope}h"', low, model, most),
+        ).fetchall()
 
     def waiting(self, most: int) -> list[tuple[int, str]]:
         """(id, text) of the newest lines that wait for a vector: what is recalled soon comes first."""

@@ -197,11 +197,12 @@ def search(
         ranked[WORDS] = _by_words(
             reader, scope, [word for word in words(cue.text) if word not in cue.without], low, shown
         )
-    newest = reader.newest(scope[0], LEG if not vector else COMPARED, low)
+    newest = reader.newest(scope[0], LEG, low)
     if MEANING in legs and vector:
-        ranked[MEANING] = _by_meaning(reader.vectors([one for one in newest if one not in shown], model), vector)
+        rows = reader.vectors(scope[0], model, COMPARED, low)
+        ranked[MEANING] = _by_meaning([row for row in rows if row[0] not in shown], vector)
     if RECENCY in legs:
-        ranked[RECENCY] = newest[:LEG]
+        ranked[RECENCY] = newest
     wanted = list(dict.fromkeys(one for ids in ranked.values() for one in ids if one not in shown))
     memories = [memory for memory in reader.memories(wanted) if witness.may(memory)]
     return recall.ranked(memories, ranked, cue, weights or Weights())

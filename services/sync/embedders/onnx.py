@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from services.common.errors import BadInput
+from services.common.errors import BadInput, Unavailable
 from services.sync.embedders.port import Embedded, unit
 
 TOKENS_MAX = 256
@@ -49,8 +49,11 @@ class OnnxEmbedder:
             return await loop.run_in_executor(self._thread, self._embed, list(texts))
 
     def _embed(self, texts: list[str]) -> Embedded:
-        session, tokenizer, name = self._load()
-        rows = _pooled(session, tokenizer, texts or ["hello"])
+        try:
+            session, tokenizer, name = self._load()
+            rows = _pooled(session, tokenizer, texts or ["hello"])
+        except Exception as error:  # a model of one's own may fail in any way
+            raise Unavailable("the embedding model failed", reason="EMBEDDER_FAILED") from error
         found = unit(rows, name)
         return found if texts else Embedded(found.model, found.dim, b"")
 
