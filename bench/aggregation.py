@@ -16,16 +16,15 @@ from earshot.state.v1 import state_pb2, state_pb2_grpc
 from earshot.sync.v1 import sync_pb2, sync_pb2_grpc
 from earshot.type.v1 import type_pb2
 
+from bench.feed import TENANT, Feed
 from bench.ledger import LedgerRuntime
-from bench.letta_sync import TENANT, crowd, percentile
+from bench.letta_sync import crowd, percentile
 from bench.result import Result
 from services.cluster import server as cluster_room
 from services.common.app import App
 from services.common.clock import LoopClock
 from services.common.settings import Settings
-from services.demo.frame import Frame, Step, encode, full
-from services.edge.contract.snapshot import PlainSnapshot, Snapshot
-from services.edge.snapshot import SnapshotReader
+from services.demo.frame import Frame, Step
 from services.state import server as state_room
 from services.sync import server as sync_room
 from services.sync.context import Key
@@ -117,17 +116,12 @@ async def play(*, aggregated: bool, parallel: bool) -> Ran:
         npcs = [row.id for row in crowd().values() if row.kind == "npc"]
         profiles = [type_pb2.NpcProfile(id=npc, display_name=npc, persona="") for npc in npcs]
         await state.ImportRoster(state_pb2.ImportRosterRequest(tenant=TENANT, npcs=profiles), timeout=10)
-        stream = state.Ingest()
-        reader = SnapshotReader(PlainSnapshot, Snapshot, entities_max=500, stale_after_s=60.0)
+        feed = Feed(state)
         step = Step(at=0.0, frame=Frame("w", crowd(action="Combat", health=60)), events=(), utterances=())
-        item = reader.read(encode(full(step))).item
-        item.id, item.budget_ms = 1, 1000
-        item.world.CopyFrom(type_pb2.WorldRef(tenant=TENANT, world="w"))
-        await stream.write(state_pb2.IngestRequest(items=[item]))
-        (result,) = (await stream.read()).results
+        revision = (await feed.apply(step, "w")).revision
         await asyncio.sleep(30)
         talks = [Talk(npc, aggregated) for npc in npcs]
-        answering = [asyncio.ensure_future(talk.answer(sync, result.revision)) for talk in talks]
+        answering = [asyncio.ensure_future(talk.answer(sync, revision)) for talk in talks]
         seq = await speak(talks)
         async with asyncio.timeout(3600):
             while sum(len(talk.waits) for talk in talks) < seq:  # noqa: ASYNC110 - virtual time costs nothing
@@ -135,7 +129,7 @@ async def play(*, aggregated: bool, parallel: bool) -> Ran:
         for task in answering:
             task.cancel()
         await asyncio.gather(*answering, return_exceptions=True)
-        stream.cancel()
+        feed.close()
         return Ran(runtime.calls, percentile([wait for talk in talks for wait in talk.waits], 0.95), seq)
 
 

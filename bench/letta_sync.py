@@ -20,15 +20,14 @@ from earshot.sync.v1 import sync_pb2, sync_pb2_grpc
 from earshot.type.v1 import type_pb2
 
 from bench.catalogue import progress
+from bench.feed import TENANT, Disturbed, Feed
 from bench.result import Result
 from bench.troupe import troupe
 from services.cluster import server as cluster_room
 from services.common.app import App
 from services.common.clock import SystemClock
 from services.common.settings import Settings
-from services.demo.frame import Frame, Row, Step, encode, full
-from services.edge.contract.snapshot import PlainSnapshot, Snapshot
-from services.edge.snapshot import SnapshotReader
+from services.demo.frame import Frame, Row, Step
 from services.state import server as state_room
 from services.sync import server as sync_room
 from services.sync.agent import tag_of
@@ -40,7 +39,6 @@ from services.sync.runtimes.port import Block
 from services.sync.schedule import Lane
 from services.sync.store import SCHEMA, SyncStore
 
-TENANT = "bench"
 NPCS, CONCURRENCY = 50, 8
 CHANGES, MESSAGES = 40, 120
 SIEGE_S = 30.0
@@ -71,8 +69,7 @@ class Rig:
         self.sync: Any = sync_pb2_grpc.SyncServiceStub(app.channels.to("sync"))
         self.metrics = app.metrics
         self._state: Any = state_pb2_grpc.StateServiceStub(app.channels.to("state"))
-        self._reader = SnapshotReader(PlainSnapshot, Snapshot, entities_max=500, stale_after_s=60.0)
-        self._stream = self._state.Ingest()
+        self._feed = Feed(self._state)
 
     async def enrol(self, npcs: Iterable[str]) -> None:
         """Give these a profile each, and nothing else."""
@@ -85,12 +82,7 @@ class Rig:
         return await self.step(step)
 
     async def step(self, step: Step) -> int:
-        item = self._reader.read(encode(full(step))).item
-        item.id, item.budget_ms = 1, 1000
-        item.world.CopyFrom(type_pb2.WorldRef(tenant=TENANT, world=self.world))
-        await self._stream.write(state_pb2.IngestRequest(items=[item]))
-        (result,) = (await self._stream.read()).results
-        return int(result.revision)
+        return (await self._feed.apply(step, self.world)).revision
 
     async def converse(self, npc: str, number: int, revision: int) -> None:
         line = sync_pb2.Line(
@@ -115,7 +107,7 @@ class Rig:
 
     async def close(self) -> None:
         """Delete everything that this run made."""
-        self._stream.cancel()
+        self._feed.close()
         for agent_id in self.raw:
             await self.client.agents.delete(agent_id)
         tags = [tag_of(Key(TENANT, self.world, f"npc-{n:03}")) for n in range(200)]
@@ -220,7 +212,7 @@ async def all_at_once(rig: Rig) -> list[Result]:
         )
         ours.append(time.perf_counter() - started)
         if any(one.outcome != sync_pb2.REFRESH_OUTCOME_CONFIRMED for one in answer.results):
-            raise RuntimeError("not every NPC was confirmed")
+            raise Disturbed("not every NPC was confirmed")
     return [
         Result(
             "letta, 50 NPCs, place, status and company changed, beside 150 raw updates", sum(ours) / sum(raw), "x",

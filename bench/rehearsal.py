@@ -18,6 +18,7 @@ from earshot.state.v1 import state_pb2, state_pb2_grpc
 from earshot.sync.v1 import sync_pb2, sync_pb2_grpc
 from earshot.type.v1 import type_pb2
 
+from bench.feed import TENANT, Disturbed, Feed
 from bench.ledger import BAND, LedgerRuntime, unbanded
 from bench.naive import Naive
 from bench.troupe import Troupe
@@ -25,9 +26,7 @@ from services.cluster import server as cluster_room
 from services.common.app import App
 from services.common.clock import LoopClock
 from services.common.settings import Settings
-from services.demo.frame import Step, Utterance, encode, full
-from services.edge.contract.snapshot import PlainSnapshot, Snapshot
-from services.edge.snapshot import SnapshotReader
+from services.demo.frame import Step, Utterance
 from services.state import server as state_room
 from services.sync import server as sync_room
 from services.sync.agent import tag_of
@@ -38,17 +37,12 @@ from services.sync.reader import StateReader, to_proto
 from services.sync.situation import NO_BANDS, Bands
 from services.sync.store import SCHEMA, SyncStore
 
-TENANT = "bench"
 READ_S = 5.0
 TURN_S = 20.0
 FOLLOWS_S = 6.0
 # Text versions are counted of every n-th NPC, and stand for n: to render all would take most of the time.
 SAMPLED = 5
 WORDS = {"right beside me": Band.AT, "near": Band.NEAR, "some way off": Band.FAR}
-
-
-class Disturbed(RuntimeError):
-    """A snapshot was not applied or a turn failed: the figures would be of something else."""
 
 
 @dataclass(slots=True)
@@ -120,25 +114,15 @@ class Rehearsal:
     async def _steps(self, state: Any, seconds: float) -> None:
         loop = asyncio.get_running_loop()
         started = loop.time()
-        reader = SnapshotReader(
-            PlainSnapshot, Snapshot,
-            entities_max=self.settings.entities_max, stale_after_s=self.settings.stale_after_s,
-        )  # fmt: skip
-        stream = state.Ingest()
+        feed = Feed(state, entities_max=self.settings.entities_max, stale_after_s=self.settings.stale_after_s)
         try:
             for step in self.troupe.steps(seconds):
                 await asyncio.sleep(max(started + step.at - loop.time(), 0.0))
                 self._world = step.frame.world
-                item = reader.read(encode(full(step))).item
-                item.id, item.budget_ms = 1, 1000
-                item.world.CopyFrom(type_pb2.WorldRef(tenant=TENANT, world=self._world))
-                await stream.write(state_pb2.IngestRequest(items=[item]))
-                (result,) = (await stream.read()).results
-                if result.status.code or result.outcome != state_pb2.INGEST_OUTCOME_APPLIED:
-                    raise Disturbed(f"a snapshot was not applied: {result.status.reason or result.outcome}")
+                result = await feed.apply(step, self._world)
                 await self._after(step, result)
         finally:
-            stream.cancel()
+            feed.close()
 
     async def _after(self, step: Step, result: state_pb2.SnapshotResult) -> None:
         clusters = members(result.clusters)
