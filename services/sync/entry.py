@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from services.common.tracing import LINKS_MAX
 from services.sync.blocks import LEISURELY, Desired
@@ -95,14 +95,14 @@ class Entry:
             self.dirty = None
             self.causes = []
 
-    def eased(self, desired: Desired, vitals: Vitals | None, rest: Collection[Block]) -> None:
-        """What is urgent in `desired` was told (None: it is no longer urgent); the rest waits without hurry."""
+    def eased(self, desired: Desired, vitals: Vitals | None, rest: Collection[Block], now: float) -> None:
+        """What is urgent in `desired` was told (None: it is no longer urgent); the rest waits, from now on."""
         if vitals is not None:
             self._wrote(vitals)
         if self.dirty is not None and desired.revision >= self.desired_revision:
             low = all(block.label in LEISURELY for block in rest)
             wrote = self.agent.wrote_at if self.agent is not None else None
-            self.dirty = replace(self.dirty, lane=Lane.LOW if low else Lane.MEDIUM, forced=False, wrote_at=wrote)
+            self.dirty = Dirty(Lane.LOW if low else Lane.MEDIUM, now, now, self.heard, self.combat, wrote_at=wrote)
 
     def _wrote(self, vitals: Vitals) -> None:
         self.failures, self.last_error, self.retry_at = 0, "", 0.0

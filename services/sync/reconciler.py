@@ -270,7 +270,7 @@ class Reconciler:
         """Whether what is urgent goes out now: it may have passed, and its world's budget may be spent."""
         entry.urgency = urgency(entry.told, vitals(context))
         if entry.urgency is None:
-            entry.eased(desired, None, agent.record.missing(desired))
+            entry.eased(desired, None, agent.record.missing(desired), _now())
             return False
         return self._budget is None or self._budget.take(entry.world, entry.urgency, _now())
 
@@ -309,7 +309,7 @@ class Reconciler:
         """
         rest = entry.agent.record.missing(desired) if entry.agent is not None else []
         if rest:
-            entry.eased(desired, vitals(context), rest)
+            entry.eased(desired, vitals(context), rest, _now())
         else:
             entry.confirmed(desired, vitals(context))
         until = entry.agent.suspect_until() if entry.agent is not None else None

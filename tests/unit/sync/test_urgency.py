@@ -224,3 +224,20 @@ async def test_news_ride_until_they_are_too_many_and_a_fault_or_a_reset_ends_the
         await sync.refresh("mara", force=True, wait=True)
         system = await turn(history_generation=1)
         assert "pie 9" in system + runtime.agent().blocks["memory"]
+
+
+async def test_what_a_turn_left_does_not_make_the_next_change_overdue() -> None:
+    runtime = FakeRuntime()
+    async with room(runtime) as sync:
+        sync.state.marks = False
+        sync.state.put(place="the Lantern")
+        await asyncio.sleep(1)
+        sync.state.npc().recent_events.add(type="trade", text="pie", at_ms=60_000)
+        sync.state.put(lane=type_pb2.LANE_LOW)
+        await asyncio.sleep(1000)
+        await sync.converse()  # the event rides along, its block waits on
+        for number in range(20):
+            sync.state.put(place=f"Place {number}")
+            await asyncio.sleep(20)
+        # Once when it has been dirty for five minutes, and once more after five others.
+        assert len(runtime.writes) == 1
