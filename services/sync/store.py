@@ -170,7 +170,7 @@ class SyncStore:
     async def open_turn(self, intent: Intent, *, first: bool, ended: bool = False) -> None:
         """Durable before the turn is sent. Raises Conflict TURN_EXECUTED when `first` and the id was ever used.
 
-        ended: nobody is asked who would have to be looked up.
+        ended: nobody is asked who would have to be looked up, so nobody waits for the disk (a kill loses nothing).
         """
         key = intent.key
 
@@ -188,7 +188,7 @@ class SyncStore:
                  intent.deadline_ms, not ended),
             )  # fmt: skip
 
-        await self._durable(key, work)
+        await self._database.write(work, durable=not ended, fence=self._fence(key))
 
     def close_turn(self, intent: Intent, record: AgentRecord) -> asyncio.Future[None]:
         """The outcome is known: the intent is closed, and the record says what the agent has heard."""
