@@ -34,7 +34,7 @@ def rows_of(directory: Path) -> list[recording_store.Row]:
 
 async def test_a_recorded_world_replays_to_the_same_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with tavern(data=str(tmp_path), record=True) as room:
-        await chatter(room, 60)
+        await chatter(room, 100)
         # The file can be read beside the running room.
         while_running = replay.replay(rows_of(tmp_path))
     async with tavern(data=str(tmp_path), record=True, state=room.state) as room:
@@ -98,7 +98,7 @@ async def test_an_erased_player_leaves_the_recording(tmp_path: Path) -> None:
 
 async def test_old_stretches_go_with_the_log() -> None:
     async with tavern(record=True) as room:
-        await chatter(room, 60)
+        await chatter(room, 100)
         store = ChatStore(database_of(room), "")
         retention = Retention(store, LoopClock(), 20_000, 10_000, lambda _: True)
 
