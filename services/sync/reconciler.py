@@ -259,7 +259,8 @@ class Reconciler:
             drifted = await agent.read_back(lane=lane, timeout=deadline - _now(), labels=labels)
             self.metrics.block_writes.labels(lane.name.lower(), "drift").inc(len(drifted))
         wanted = desired if made or force or distrust or not paced else self._hurried(entry, desired)
-        timeout = max(min(deadline - _now(), WRITE_S), 0.001)
+        # Who asked for it said how long it may take; in the background a server that hangs is left sooner.
+        timeout = max(min(deadline - _now(), WRITE_S if paced else timeout), 0.001)
         written = await self.agents.bring(entry, agent, context, wanted, lane=lane, timeout=timeout, force=force)
         if written.fault is not None:
             raise written.fault
