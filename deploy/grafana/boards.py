@@ -373,8 +373,11 @@ BOARDS = (
             Panel(
                 "In flight to runtimes",
                 "short",
-                "By runtime",
-                [now("earshot_runtime_in_flight", "{{runtime}}", by="runtime")],
+                "By runtime; and 1 while its turns go one by one, because parallel ones are slower",
+                [
+                    now("earshot_runtime_in_flight", "{{runtime}}", by="runtime"),
+                    ("max by (runtime) (earshot_turns_serial{@})", "{{runtime}} one by one"),
+                ],
             ),
             Panel(
                 "Breakers",
