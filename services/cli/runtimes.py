@@ -11,6 +11,7 @@ from typing import Any
 
 from services.common.errors import EarshotError
 from services.common.settings import Settings
+from services.sync.fleet import default_chain, make_runtimes
 from services.sync.provider import Provider
 from services.sync.providers import configured
 from services.sync.runtimes.local import NoShelf
@@ -31,7 +32,6 @@ from services.sync.runtimes.port import (
     Turn,
     UsageDelta,
 )
-from services.sync.server import default_chain, make_runtimes
 
 TIMEOUT_S = 30.0
 CHECK_S = 5.0

@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from services.common.settings import Settings
+from services.sync.fleet import make_runtimes
+from services.sync.providers import configured
+from services.sync.runtimes.local import NoShelf
 from services.sync.runtimes.port import Runtime, RuntimeFault
 
 READ_S = 10.0
@@ -25,10 +28,6 @@ SEEDS = (
 
 async def read(settings: Settings) -> tuple[list[dict[str, Any]], list[str]]:
     """Blocks of every agent in a stateful runtime, and the ids of agents that could not be read."""
-    from services.sync.providers import configured
-    from services.sync.runtimes.local import NoShelf
-    from services.sync.server import make_runtimes
-
     rows = _agents(Path(settings.data_path("sync")))
     if not rows:
         return [], []

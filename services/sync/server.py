@@ -9,9 +9,8 @@ from dataclasses import astuple
 from earshot.sync.v1 import sync_pb2_grpc
 
 from services.common.app import App
-from services.common.errors import BadInput
 from services.common.settings import Settings
-from services.sync.chain import AFTER_MODELS, Chain, names
+from services.sync.chain import Chain
 from services.sync.completions import Completions
 from services.sync.crew import Crew
 from services.sync.embedders.onnx import OnnxEmbedder
@@ -20,6 +19,7 @@ from services.sync.embedders.port import Embedder, NoEmbedder
 from services.sync.embodiments import Embodiments
 from services.sync.endpoint import Endpoint
 from services.sync.erasure import Erasure
+from services.sync.fleet import default_chain, make_runtimes
 from services.sync.markov_store import MarkovStore
 from services.sync.metering import DAY_MS, Meter, Usage
 from services.sync.provider import Provider
@@ -28,11 +28,7 @@ from services.sync.reader import StateReader
 from services.sync.reconciler import Reconciler
 from services.sync.refresh import Refresher
 from services.sync.reply_cache import ReplyCache
-from services.sync.runtimes.letta import LettaRuntime
-from services.sync.runtimes.local import LocalAgents, Shelf
-from services.sync.runtimes.offline import OfflineRuntime
-from services.sync.runtimes.openai import OpenAIRuntime
-from services.sync.runtimes.port import Rejected, Runtime
+from services.sync.runtimes.port import Runtime
 from services.sync.servicer import SyncServicer
 from services.sync.store import SCHEMA, SyncStore
 from services.sync.summary import Summaries
@@ -50,16 +46,6 @@ async def bind(app: App) -> None:
     default = default_chain(settings, found)
     store = SyncStore(app.open_store("sync", SCHEMA))
     await serve(app, store, make_runtimes(settings, found, store), default, found)
-
-
-def default_chain(settings: Settings, found: Configured) -> tuple[str, ...]:
-    """EARSHOT_RUNTIMES, else the file's chain, else LLM_PROVIDER before what is configured. Raises BadInput."""
-    chosen: tuple[str, ...] = tuple(settings.runtimes.split(",")) if settings.runtimes.strip() else found.chain
-    first = settings.llm_provider.strip().lower()
-    if not chosen and first:
-        chosen = (first, *AFTER_MODELS) if first != "offline" else (first,)
-    known = [provider.name for provider in found.providers]
-    return names(chosen, letta=bool(settings.letta_base_url), openai=known)
 
 
 async def serve(
@@ -123,32 +109,3 @@ def make_embedder(settings: Settings) -> Embedder:
             settings.embed_base_url, settings.embed_api_key or settings.openai_api_key, settings.embed_model
         )
     return NoEmbedder()
-
-
-def make_runtimes(settings: Settings, found: Configured, shelf: Shelf) -> dict[str, Runtime]:
-    """Every runtime that is configured, by name: a profile's chain may name any of them. Raises BadInput."""
-    made: dict[str, Runtime] = {}
-    if settings.letta_base_url:
-        made["letta"] = _letta(settings)
-    # One home: an agent's blocks are written once, whichever of them is asked.
-    agents = LocalAgents(GROUP, shelf) if found.providers else None
-    for provider in found.providers:
-        made[provider.name] = OpenAIRuntime(
-            provider.base_url, provider.api_key, provider.model, name=provider.name, agents=agents
-        )
-    made["offline"] = OfflineRuntime(shelf)
-    return made
-
-
-def _letta(settings: Settings) -> Runtime:
-    try:
-        return LettaRuntime(
-            settings.letta_base_url,
-            settings.letta_api_key,
-            model=settings.letta_model,
-            embedding=settings.letta_embedding,
-            max_tokens=settings.max_tokens,
-            temperature=settings.temperature,
-        )
-    except Rejected as error:
-        raise BadInput(error.message) from error
