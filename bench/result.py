@@ -26,7 +26,7 @@ class Result:
         return self.value >= self.goal if self.better == "more" else self.value <= self.goal
 
     def record(self) -> dict[str, Any]:
-        """The figure as DESIGN section 7 has it."""
+        """The figure as `--json` prints it."""
         return {
             "name": self.name,
             "value": rounded(self.value),

@@ -1,7 +1,7 @@
 """Lineages: which new cluster continues which old one, and what happened on the way.
 
 Rows stand for entities. Everything is a pure function of the previous lineages and the new components:
-clusters claim old lineages greedily by shared members, then age, then id, each once (DESIGN section 3).
+clusters claim old lineages greedily by shared members, then age, then id, each once.
 Requirement B3.
 """
 

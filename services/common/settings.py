@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     # -- edge ------------------------------------------------------------------------------------------------------
     body_limit: int = Field(512 * 1024, description="Largest decoded request body, bytes.")
     body_limit_compressed: int = Field(64 * 1024, description="Largest gzip body as sent, bytes.")
-    snapshot_deadline_s: float = Field(1.0, description="Deadline of a snapshot (DESIGN 3).")
+    snapshot_deadline_s: float = Field(1.0, description="Deadline of a snapshot.")
     events_hold_max_s: float = Field(25.0, description="Longest hold of a long poll.")
     messages_wait_s: float = Field(
         25.0, description="Longest wait of POST /v1/messages and of the existing game's chat."
@@ -131,7 +131,9 @@ class Settings(BaseSettings):
     )
     dirty_heard_max_s: float = Field(300.0, description="lazy: a heard NPC is written once when dirty this long.")
     turn_deadline_s: float = Field(20.0, description="Deadline of one turn, queue to last sentence.")
-    runtime_concurrency: int = Field(8, description="Requests in flight to one runtime (facts: Letta queues above 8).")
+    runtime_concurrency: int = Field(
+        8, description="Requests in flight to one runtime: above 8 a Letta server only queues."
+    )
     history_tokens: int = Field(
         1500,
         ge=200,

@@ -1,4 +1,4 @@
-"""Answers: JSON encoding, compression, and the one table from errors to HTTP (DESIGN section 6)."""
+"""Answers: JSON encoding, compression, and the one table from errors to HTTP."""
 
 from __future__ import annotations
 

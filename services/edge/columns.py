@@ -1,4 +1,4 @@
-"""Entities of a snapshot as columns: what crosses to state (type.proto, facts on packed columns). Pure.
+"""Entities of a snapshot as columns: what crosses to state (type.proto, record 5). Pure.
 
 A row that cannot stand is left out and its path and reason reported; a request that breaks a bound is refused whole.
 The usual snapshot, in which every row stands, is read column by column; any doubt reads it row by row.

@@ -1,4 +1,4 @@
-"""One watch on chat's logs for all held polls and streams of this edge (DESIGN section 5: watches are doorbells).
+"""One watch on chat's logs for all held polls and streams of this edge: watches are doorbells.
 
 A ring says only that a world's log grew; listeners fetch. After a (re)connect everybody is rung, because rings may have
 been missed, and once more a moment later, because the new watch may have begun after the first.

@@ -1,4 +1,4 @@
-"""GET /v1/events: the long poll, Roblox's way down (facts, recommended transport).
+"""GET /v1/events: the long poll, Roblox's way down.
 
 A held poll listens to the doorbell and reads chat's log when it rings: at-least-once by cursor, no state here that a
 restart could lose.

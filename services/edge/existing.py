@@ -1,4 +1,4 @@
-"""The existing game's five paths, as its code reads the answers (facts on its wire, sections 3 and 5).
+"""The existing game's five paths, as its code reads the answers.
 
 It sends no key in a header, holds a chat until the reply is there, and must never see an unknown action.
 """

@@ -1,4 +1,4 @@
-"""The existing game's snapshot: display names for ids, entries that are never removed (facts on its wire). Pure.
+"""The existing game's snapshot: display names for ids, entries that are never removed. Pure.
 
 Both historical shapes and the one it builds today: entries with or without position, health and relationships, empty
 tables as [], clusters with a null centre.

@@ -1,4 +1,4 @@
-"""The snapshot hop: one long-lived, coalesced stream to state (DESIGN section 3, facts on hops).
+"""The snapshot hop: one long-lived, coalesced stream to state (record 5).
 
 Items of all worlds share messages: whatever waits when the stream is free goes out at once, no timer. At most WINDOW
 messages are unanswered, so that items gather while state is busy. A lost stream fails what was sent UNAVAILABLE, or

@@ -1,4 +1,4 @@
-"""POST /v1/messages: an utterance in, the turn's replies out once the turn is over (DESIGN section 5)."""
+"""POST /v1/messages: an utterance in, the turn's replies out once the turn is over."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from services.edge.rooms import NOBODY_HEARD, READ_S, WRITE_S, Rooms
 from services.edge.routes import Route
 from services.edge.token import LIFE_S, Session, Tokens
 
-# Below the platform's own timeout of about 30 s with room for a slow network (facts, recommended transport).
+# Below the platform's own timeout of about 30 s with room for a slow network.
 HOLD_S = 20.0
 
 _REQUEST = Document(SessionRequest)

@@ -1,4 +1,4 @@
-"""POST /v1/snapshots: a game's snapshot in, the revision and its clusters out (DESIGN section 3)."""
+"""POST /v1/snapshots: a game's snapshot in, the revision and its clusters out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why the text about a row could differ: bits of a column, and what each asks for (DESIGN section 4, lanes)."""
+"""Why the text about a row could differ: bits of a column, and what each asks for."""
 
 from __future__ import annotations
 

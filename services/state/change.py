@@ -1,7 +1,7 @@
 """Which NPCs' texts could have changed from one revision to the next, and how urgent that is.
 
 Only what text can say counts: a step of 0.2 studs, another member's health or a fresher lastSeen rewrites
-nothing (DESIGN section 4, table of lanes).
+nothing.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from services.sync.blocks import Desired, digest
 from services.sync.context import Key
 from services.sync.runtimes.port import Block
 
-# After a write whose outcome is unknown it may still land for this long (DESIGN 4).
+# After a write whose outcome is unknown it may still land for this long.
 SUSPECT_S = 60.0
 
 

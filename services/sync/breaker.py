@@ -1,4 +1,4 @@
-"""Circuit breaker of one endpoint: pure, time passed in (facts on operations; C11).
+"""Circuit breaker of one endpoint: pure, time passed in (C11).
 
 A 10 s window; open when >= 10 calls and >= 50 % of them failed (5xx, timeout, connect: `RuntimeFault.trips`), or when 5
 in a row did, however long that took (an NPC that is asked twice a minute should not wait for ten). Open for 5 s,

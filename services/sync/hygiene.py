@@ -1,6 +1,6 @@
 """Text from outside, made harmless for a prompt: names, appearances, event texts, what players say.
 
-Contained, not prevented (facts on prompt injection): a model may still be talked into things; what it can do about them
+Contained, not prevented: a model may still be talked into things; what it can do about them
 is bounded by validated tools. Idempotent.
 """
 

@@ -1,4 +1,4 @@
-"""What an NPC noted by `remember(subject, fact)`: Earshot's, by subject, within the memory scope (DESIGN 4)."""
+"""What an NPC noted by `remember(subject, fact)`: Earshot's, by subject, within the memory scope."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When an NPC's waiting change is written: both schedules of DESIGN 4 as data, one pure function (C1-C5, C13).
+"""When an NPC's waiting change is written: both schedules as data, one pure function (C1-C5, C13).
 
 `lazy`: a change waits for the turn that needs it; combat goes out at once. `documented`: the owner's documents.
 """

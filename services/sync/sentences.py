@@ -1,4 +1,4 @@
-"""Splits a stream of text into sentences of at most 200 characters, as soon as each is complete (G7, DESIGN 5).
+"""Splits a stream of text into sentences of at most 200 characters, as soon as each is complete (G7).
 
 Works character by character, so how a model cuts its pieces changes nothing.
 """

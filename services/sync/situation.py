@@ -1,7 +1,7 @@
 """The world-owned block: where the NPC is, how it fares, who is within earshot. First person, in bands and names.
 
 Quantised so that it changes only when a person would say something else: health in sticky tens (by state), distance
-bands with hysteresis, times absolute. No coordinates, no other member's health (DESIGN 4; A5, C14).
+bands with hysteresis, times absolute. No coordinates, no other member's health (A5, C14).
 """
 
 from __future__ import annotations

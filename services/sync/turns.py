@@ -1,6 +1,6 @@
 """Converse: blocks as of the asked revision first, then the model, one message per agent, the next runtime on failure.
 
-An NPC never answers about a world older than the one in which it was spoken to (DESIGN 4): state is read, not the
+An NPC never answers about a world older than the one in which it was spoken to: state is read, not the
 informer; what differs is written; what could not be written goes into the turn's system line instead. One runtime is
 asked at a time, and none after something of another was given to the caller.
 """

@@ -1,4 +1,4 @@
-"""Sessions and sync: the loop of a game server (DESIGN section 6)."""
+"""Sessions and sync: the loop of a game server."""
 
 from __future__ import annotations
 
