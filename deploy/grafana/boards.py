@@ -511,6 +511,21 @@ BOARDS = (
                 ],
             ),
             Panel(
+                "Fallbacks to polling, a second",
+                "ops",
+                "Polls that took the place of a lost stream or socket",
+                [rate("earshot_fallbacks_total", by="transport")],
+            ),
+            Panel(
+                "WebSocket round trip",
+                "s",
+                "Ping to pong",
+                [
+                    quantile(0.5, "earshot_socket_round_trip_seconds"),
+                    quantile(0.99, "earshot_socket_round_trip_seconds"),
+                ],
+            ),
+            Panel(
                 "Event lag, p99",
                 "s",
                 "Appended to written",

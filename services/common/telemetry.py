@@ -73,6 +73,12 @@ class Metrics:
         self.connections_ended = counter(
             "earshot_connections_ended_total", "Polls, streams and sockets that ended", "transport", "reason"
         )
+        self.fallbacks = counter(
+            "earshot_fallbacks_total", "Polls that took the place of a stream or socket lost before", "transport"
+        )
+        self.socket_round_trip_seconds = histogram(
+            "earshot_socket_round_trip_seconds", "Ping to pong of a WebSocket", REQUEST
+        )
         self.events_lag_seconds = histogram(
             "earshot_events_lag_seconds", "Event appended to client written", LAG, "transport"
         )
@@ -179,6 +185,7 @@ class Metrics:
             (self.utterances, ("accepted", "duplicate", "rate_limited", "unheard")),
             (self.events_lag_seconds, TRANSPORTS),
             (self.connections, TRANSPORTS),
+            (self.fallbacks, tuple(one for one in TRANSPORTS if one != "poll")),
             (self.queue_depth, ("urgent", "conversation")),
             (self.embedded, ("embedded", "refused")),
             (self.cache_hits, ("fresh", "stale", "miss")),

@@ -24,6 +24,7 @@ from services.edge.answer import Answer, json_answer
 from services.edge.contract.event import EventsAnswer
 from services.edge.doorbell import Doorbell
 from services.edge.event import EVENTS_MAX, page
+from services.edge.fallback import Lost
 from services.edge.request import Request, ask
 from services.edge.rooms import READ_S, Rooms
 
@@ -92,6 +93,7 @@ class Events:
         self._metrics = metrics
         self._clock = clock
         self.polls = Polls()
+        self._lost = Lost()
 
     async def get(self, request: Request) -> Answer:
         """200 with events and the next cursor; 204 when the hold ended without any.
@@ -121,6 +123,8 @@ class Events:
         return bounds.short(request.query.get("session"), "session", bounds.ID)
 
     async def _poll(self, world: type_pb2.WorldRef, cursor: int, hold_s: float, session: str) -> Answer:
+        if lost := self._lost.taken_up((world.tenant, world.world), self._clock.monotonic()):
+            self._metrics.fallbacks.labels(lost).inc()
         with self.polls.held(world.tenant, session) as held, self._doorbell.listening(world, held.wake):
             end = self._clock.monotonic() + hold_s
             response = await self.read(world, cursor)
@@ -146,7 +150,7 @@ class Events:
             self._metrics.events_lag_seconds.labels(transport).observe(max(late, 0) / 1000)
 
     @contextmanager
-    def connected(self, transport: str) -> Iterator[None]:
+    def connected(self, transport: str, world: type_pb2.WorldRef) -> Iterator[None]:
         """A stream or socket that is open, and how it ended."""
         self._metrics.connections.labels(transport).inc()
         reason = "closed"
@@ -163,6 +167,7 @@ class Events:
             raise
         finally:
             self._metrics.connections.labels(transport).dec()
+            self._lost.ended((world.tenant, world.world), transport, self._clock.monotonic())
             self._metrics.connections_ended.labels(transport, "drained" if self.polls.draining else reason).inc()
 
     async def read(self, world: type_pb2.WorldRef, cursor: int) -> chat_pb2.ListEventsResponse:

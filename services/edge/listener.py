@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.frames import Frame
 
 from services.common.errors import BadInput, EarshotError, Overloaded
 from services.common.settings import Settings
@@ -173,10 +175,29 @@ def bound_socket(host: str, port: int) -> socket.socket:
     return listening
 
 
-def listener(application: Any, may_enter: Callable[[bytes], bool], settings: Settings, drain_s: float) -> Listener:
+class EdgeSocket(WebSocketsSansIOProtocol):
+    """A WebSocket that tells how long each of its pings took."""
+
+    round_trip: ClassVar[Callable[[float], None]]
+
+    def handle_pong(self, event: Frame) -> None:
+        awaited = self.pending_ping_payload is not None
+        super().handle_pong(event)
+        if awaited and self.pending_ping_payload is None:
+            type(self).round_trip(self.last_ping_rtt)
+
+
+def listener(
+    application: Any,
+    may_enter: Callable[[bytes], bool],
+    settings: Settings,
+    drain_s: float,
+    round_trip: Callable[[float], None],
+) -> Listener:
     """A server for the application.
 
     may_enter: whether a request for this URL is let in now. drain_s: how long running requests may finish at its end.
+    round_trip: told the seconds from a WebSocket's ping to its pong.
     """
     bounds = {
         "header_timeout_s": settings.header_timeout_s,
@@ -188,7 +209,7 @@ def listener(application: Any, may_enter: Callable[[bytes], bool], settings: Set
     config = uvicorn.Config(
         application,
         http=protocol,
-        ws="auto",
+        ws=type("EdgeSocket", (EdgeSocket,), {"round_trip": staticmethod(round_trip)}),
         ws_max_size=64 * 1024,
         ws_per_message_deflate=False,
         lifespan="off",

@@ -139,7 +139,13 @@ async def bind(app: App) -> None:
 
 async def _serve(app: App, edge: Edge, listening: socket.socket) -> None:
     """Serve until cancelled, then let running requests finish."""
-    server = listener(edge.gateway, edge.gateway.may_enter, app.settings, min(DRAIN_S, app.settings.shutdown_s))
+    server = listener(
+        edge.gateway,
+        edge.gateway.may_enter,
+        app.settings,
+        min(DRAIN_S, app.settings.shutdown_s),
+        app.metrics.socket_round_trip_seconds.observe,
+    )
     serving = asyncio.create_task(server.serve([listening]), name="edge.uvicorn")
     try:
         await asyncio.shield(serving)

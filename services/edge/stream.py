@@ -64,7 +64,7 @@ class EventStream:
 
     async def _chunks(self, world: type_pb2.WorldRef, cursor: int) -> AsyncIterator[bytes]:
         with (
-            self._events.connected("sse"),
+            self._events.connected("sse", world),
             self._events.polls.held(world.tenant, "") as held,
             self._doorbell.listening(world, held.wake),
         ):

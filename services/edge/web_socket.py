@@ -126,7 +126,7 @@ class WebSockets:
     async def _push(self, connection: _Connection, world: type_pb2.WorldRef, cursor: int) -> int:
         """Write events as the log grows; the code to close with."""
         with (
-            self._events.connected("websocket"),
+            self._events.connected("websocket", world),
             self._events.polls.held(world.tenant, "") as held,
             self._doorbell.listening(world, held.wake),
         ):
