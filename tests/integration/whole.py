@@ -47,7 +47,7 @@ async def whole(**settings: Any) -> AsyncIterator[Whole]:
     """Start all rooms; the edge is called as ASGI."""
     import importlib
 
-    app = App(Settings(**{"data": ":memory:", "shutdown_s": 1.0, **settings}), ORDER)
+    app = App(Settings(**{"data": ":memory:", "listen": "127.0.0.1:0", "shutdown_s": 1.0, **settings}), ORDER)
     for room in ORDER[:-1]:
         await importlib.import_module(f"services.{room}.server").bind(app)
     edge = edge_server.build(app)
