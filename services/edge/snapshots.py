@@ -89,10 +89,10 @@ class Snapshots:
 
     async def apply(self, reading: Reading, world: type_pb2.WorldRef, deadline: float) -> state_pb2.SnapshotResult:
         """State's result. Raises what state answered, Overloaded, Unavailable, DeadlineExceeded."""
-        reading.item.world.CopyFrom(world)
         started = time.perf_counter()
         try:
             with tracing.span("hop", stage="hop"):
+                reading.item.world.CopyFrom(world)
                 reading.item.traceparent = tracing.traceparent()
                 return await self._ingest.submit(reading.item, deadline)
         except (Unavailable, DeadlineExceeded, Overloaded):

