@@ -262,16 +262,17 @@ async def test_cancelling_over_the_wire_frees_the_caller(kind: str, tmp_path: Pa
             assert (await stage.converse("SAY:Next.")).sentences == ["Next."]
             assert asyncio.get_running_loop().time() - started < 2
             return
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await Room.hear(stage.stub.Converse(stage.request("SAY:Too soon."), timeout=1))
-        assert from_rpc(caught.value).reason == "AGENT_BUSY"
+        # The agent still executes the turn and is asked nothing more; another runtime answers for it.
+        spare = await Room.hear(stage.stub.Converse(stage.request("SAY:Too soon."), timeout=2))
+        assert spare.started[0].runtime == "offline"
+        assert stage.model is not None
+        assert not await stage.model.requests("SAY:Too soon.")
 
         async def free() -> bool:
             return not (await stage.status()).in_flight
 
         await stage.until(free)
         assert (await stage.converse("SAY:Next.")).sentences == ["Next."]
-        assert stage.model is not None
         system = json.dumps((await stage.model.requests("SAY:Next."))[-1])
         assert "Your last answer was cut off; nobody heard it." in system
 
