@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from earshot.chat.v1 import chat_pb2
 
-from services.common.errors import EarshotError, Unavailable
-from services.common.settings import Settings
-from services.edge.key_command import create_key, list_keys, revoke_key
+from services.cli.commands import main
+from services.common.errors import Unavailable
 from tests.unit.edge.fakes import world
 
 
@@ -109,17 +108,22 @@ async def test_a_decision_comes_with_its_reply() -> None:
         assert (told["outcome"], told["reply"]["text"], told["reply"]["ai"]) == ("decided", "Run!", True)
 
 
-def test_keys_from_the_command_line(tmp_path: Path) -> None:
-    settings = Settings(data=str(tmp_path))
-    assert "loopback" in list_keys(settings)[0]
-    key, note = create_key(settings, "red", 1_700_000_000_000)
+def test_keys_from_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def keys(*arguments: str, status: int = 0) -> tuple[str, str]:
+        assert main(["key", "--data", str(tmp_path), *arguments]) == status
+        told = capsys.readouterr()
+        return told.out, told.err
+
+    assert keys("list") == ("", "")
+    key, note = keys("create", "red")
+    key = key.strip()
     assert key.startswith("ek_live_")
     assert key not in note
-    listed = list_keys(settings)
-    assert len(listed) == 1
-    assert "live" in listed[0]
-    assert key.split("_")[3] not in listed[0]
-    assert "revoked" in revoke_key(settings, key.split("_")[2], 1_700_000_100_000)[0]
-    assert "revoked 2023-11-14" in list_keys(settings)[0]
-    with pytest.raises(EarshotError):
-        revoke_key(settings, "unknown", 1)
+    (listed,) = keys("list")[0].splitlines()
+    assert "live" in listed
+    assert key.split("_")[3] not in listed
+    assert "revoked" in keys("revoke", key.split("_")[2])[0]
+    assert "revoked" in keys("list")[0]
+    out, refused = keys("revoke", "unknown", status=1)
+    assert not out
+    assert refused.startswith("earshot: ")
