@@ -30,7 +30,7 @@ from services.sync import server as sync_room
 from services.sync.context import Key
 from services.sync.reader import to_proto
 from services.sync.runtimes.port import Delta, Turn
-from services.sync.store import SCHEMA, SyncStore
+from services.sync.store import SyncStore
 from tests.fakes import virtual_time
 
 NPCS, MODEL_S = 50, 1.0
@@ -109,7 +109,7 @@ async def play(*, aggregated: bool, parallel: bool) -> Ran:
     app, runtime = App(settings, ("cluster", "state", "sync"), clock=LoopClock(), inline_stores=True), Slow()
     await cluster_room.bind(app)
     await state_room.bind(app)
-    await sync_room.serve(app, SyncStore(app.open_store("sync", SCHEMA)), {"ledger": runtime}, ("ledger",))
+    await sync_room.serve(app, SyncStore(app.open_store("sync", sync_room.TABLES)), {"ledger": runtime}, ("ledger",))
     async with app:
         state: Any = state_pb2_grpc.StateServiceStub(app.channels.to("state"))
         sync: Any = sync_pb2_grpc.SyncServiceStub(app.channels.to("sync"))

@@ -8,8 +8,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from services.sync.memory import with_news
-from services.sync.prompt import NEWS
+from services.sync.blocks.memory import with_news
 from services.sync.runtimes.port import (
     AgentSpec,
     Block,
@@ -25,6 +24,7 @@ from services.sync.runtimes.port import (
     Turn,
     TurnState,
 )
+from services.sync.speech.prompt import NEWS
 
 # What a line of a block tells: the first pattern that is found in it names it.
 FIELDS: Mapping[str, re.Pattern[str]] = {

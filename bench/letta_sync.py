@@ -30,14 +30,14 @@ from services.common.settings import Settings
 from services.demo.frame import Frame, Row, Step
 from services.state import server as state_room
 from services.sync import server as sync_room
-from services.sync.agent import tag_of
+from services.sync.agents.embodiments import Embodiments
+from services.sync.agents.record import tag_of
 from services.sync.context import Key
-from services.sync.embodiments import Embodiments
 from services.sync.reader import to_proto
 from services.sync.runtimes.letta import LettaRuntime
 from services.sync.runtimes.port import Block
-from services.sync.schedule import Lane
-from services.sync.store import SCHEMA, SyncStore
+from services.sync.schedule.due import Lane
+from services.sync.store import SyncStore
 
 NPCS, CONCURRENCY = 50, 8
 CHANGES, MESSAGES = 40, 120
@@ -130,7 +130,7 @@ async def rig(url: str) -> AsyncIterator[Rig]:
     await state_room.bind(app)
     runtime = Timed(url)
     client, _ = await runtime.open()
-    await sync_room.serve(app, SyncStore(app.open_store("sync", SCHEMA)), {"letta": runtime}, ("letta",))
+    await sync_room.serve(app, SyncStore(app.open_store("sync", sync_room.TABLES)), {"letta": runtime}, ("letta",))
     async with app:
         made = Rig(app, runtime, client)
         try:

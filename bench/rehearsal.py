@@ -29,13 +29,13 @@ from services.common.settings import Settings
 from services.demo.frame import Step, Utterance
 from services.state import server as state_room
 from services.sync import server as sync_room
-from services.sync.agent import tag_of
-from services.sync.blocks import digest, render
+from services.sync.agents.record import tag_of
+from services.sync.blocks.desired import digest, render
+from services.sync.blocks.situation import NO_BANDS, Bands
 from services.sync.context import Band, Context, Key
 from services.sync.hygiene import clean_name
 from services.sync.reader import StateReader, to_proto
-from services.sync.situation import NO_BANDS, Bands
-from services.sync.store import SCHEMA, SyncStore
+from services.sync.store import SyncStore
 
 READ_S = 5.0
 TURN_S = 20.0
@@ -100,7 +100,7 @@ class Rehearsal:
         self._app = app = App(self.settings, ("cluster", "state", "sync"), clock=clock, inline_stores=True)
         await cluster_room.bind(app)
         await state_room.bind(app)
-        store = SyncStore(app.open_store("sync", SCHEMA))
+        store = SyncStore(app.open_store("sync", sync_room.TABLES))
         await sync_room.serve(app, store, {self.runtime.name: self.runtime}, (self.runtime.name,))
         async with app:
             state: Any = state_pb2_grpc.StateServiceStub(app.channels.to("state"))

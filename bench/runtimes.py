@@ -25,15 +25,16 @@ from services.common.errors import from_rpc
 from services.common.logs import configure
 from services.common.store import Database
 from services.common.telemetry import Metrics
-from services.sync.agent import AgentRecord
-from services.sync.blocks import Desired
-from services.sync.chain import Tier
+from services.sync.agents.embodiment import Embodiment
+from services.sync.agents.record import AgentRecord
+from services.sync.blocks.desired import Desired
+from services.sync.blocks.situation import NO_BANDS
 from services.sync.context import Key
-from services.sync.embodiment import Embodiment
-from services.sync.endpoint import Endpoint
-from services.sync.markov_store import Learnt, MarkovStore
-from services.sync.provider import Provider
-from services.sync.router import plan
+from services.sync.degraded.markov_store import Learnt, MarkovStore
+from services.sync.routing.chain import Tier
+from services.sync.routing.endpoint import Endpoint
+from services.sync.routing.provider import Provider
+from services.sync.routing.router import plan
 from services.sync.runtimes.local import LocalAgents
 from services.sync.runtimes.openai import OpenAIRuntime
 from services.sync.runtimes.port import (
@@ -47,9 +48,9 @@ from services.sync.runtimes.port import (
     Turn,
     Unreachable,
 )
-from services.sync.schedule import Lane
-from services.sync.situation import NO_BANDS
-from services.sync.store import SCHEMA, SyncStore
+from services.sync.schedule.due import Lane
+from services.sync.server import TABLES
+from services.sync.store import SyncStore
 from tests.fakes import virtual_time
 from tests.unit.sync.fake_key import Key as RateKey
 from tests.unit.sync.fake_key import storm
@@ -357,7 +358,7 @@ async def timed(begin: Callable[[], AsyncIterator[Delta]], endpoint: Endpoint) -
 async def block_writes(rounds: int) -> list[Result]:
     """Three changed blocks of 50 NPCs on `openai`: compared, written, recorded, and handed to the store (a file)."""
     with tempfile.TemporaryDirectory() as data:
-        database = Database(Path(data) / "sync.db", SCHEMA)
+        database = Database(Path(data) / "sync.db", TABLES)
         store = SyncStore(database)
         agents = LocalAgents("openai", store)
         runtime = OpenAIRuntime("http://127.0.0.1:9", "", "m", agents=agents)

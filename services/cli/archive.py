@@ -85,7 +85,7 @@ def _backup(arguments: argparse.Namespace) -> int:
     agents: list[dict[str, Any]] = []
     unread: list[str] = []
     if not arguments.no_agents:
-        from services.sync.agent_blocks import read
+        from services.sync.agents.copies import read
 
         agents, unread = asyncio.run(read(settings))
     made = backup.take(Path(settings.data), arguments.folder, SystemClock().now_ms(), arguments.keep, agents)
@@ -98,7 +98,7 @@ def _backup(arguments: argparse.Namespace) -> int:
 
 def _restore(arguments: argparse.Namespace) -> int:
     from services.common import backup
-    from services.sync.agent_blocks import seed
+    from services.sync.agents.copies import seed
 
     settings = _settings(arguments)
     told = backup.restore(arguments.backup, Path(settings.data), SystemClock().now_ms(), force=arguments.force)

@@ -11,9 +11,9 @@ from typing import Any
 
 from services.common.errors import EarshotError
 from services.common.settings import Settings
-from services.sync.fleet import default_chain, make_runtimes
-from services.sync.provider import Provider
-from services.sync.providers import configured
+from services.sync.routing.fleet import default_chain, make_runtimes
+from services.sync.routing.provider import Provider
+from services.sync.routing.providers import configured
 from services.sync.runtimes.local import NoShelf
 from services.sync.runtimes.openai import OpenAIRuntime
 from services.sync.runtimes.port import (

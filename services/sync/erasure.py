@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from services.common.errors import EarshotError, Unavailable
 from services.sync.context import Key
+from services.sync.degraded.voices import Voices
 from services.sync.reconciler import Reconciler
-from services.sync.replays import Replays
 from services.sync.runtimes.port import RuntimeFault
-from services.sync.schedule import Lane
-from services.sync.voices import Voices
+from services.sync.schedule.due import Lane
+from services.sync.turns.replays import Replays
 from services.sync.worker import Deletions
 
 FORGET_S = 5.0

@@ -15,8 +15,8 @@ from earshot.type.v1 import type_pb2
 from services.common.clock import Clock
 from services.common.errors import EarshotError, from_rpc, from_status
 from services.sync.context import Band, Context, Departed, Happening, Key, Member, Place, Profile
-from services.sync.schedule import Lane
-from services.sync.tools import EXPECTED, Accepted
+from services.sync.schedule.due import Lane
+from services.sync.speech.tools import EXPECTED, Accepted
 
 # State holds a read of a future revision for at most 1 s.
 READ_S = 1.5

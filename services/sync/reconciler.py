@@ -16,20 +16,20 @@ from services.common.leisure import leisure
 from services.common.logs import get_logger
 from services.common.settings import Settings
 from services.common.telemetry import Metrics
-from services.sync.blocks import LEISURELY, URGENT, Desired
+from services.sync.agents.embodiment import Embodiment
+from services.sync.agents.embodiments import Embodiments
+from services.sync.agents.entry import Entry
+from services.sync.blocks.desired import LEISURELY, URGENT, Desired
+from services.sync.blocks.situation import vitals
 from services.sync.context import Context, Key
 from services.sync.crew import Crew
-from services.sync.embodiment import Embodiment
-from services.sync.embodiments import Embodiments
-from services.sync.endpoint import Tripped
-from services.sync.entry import Entry
-from services.sync.lanes import Lanes
 from services.sync.reader import Change, StateReader
+from services.sync.routing.endpoint import Tripped
 from services.sync.runtimes.port import RuntimeFault
-from services.sync.schedule import Lane, due_at, schedules
-from services.sync.situation import vitals
+from services.sync.schedule.due import Lane, due_at, schedules
+from services.sync.schedule.lanes import Lanes
+from services.sync.schedule.urgency import LONGEST_S, WriteBudget, urgency
 from services.sync.summary import Summaries
-from services.sync.urgency import LONGEST_S, WriteBudget, urgency
 
 # Time for one reconciliation in the background; for the writes in it.
 WORK_S, WRITE_S = 15.0, 5.0

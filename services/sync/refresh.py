@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from enum import Enum
 
 from services.common.errors import EarshotError, NotFound, Unavailable
+from services.sync.agents.entry import Entry
 from services.sync.context import Key
-from services.sync.entry import Entry
 from services.sync.reconciler import Outcome, Reconciler
 from services.sync.runtimes.port import RuntimeFault
-from services.sync.schedule import Lane
-from services.sync.turn import BlockState
+from services.sync.schedule.due import Lane
+from services.sync.speech.turn import BlockState
 
 
 class Freshness(Enum):

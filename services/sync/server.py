@@ -10,33 +10,35 @@ from earshot.sync.v1 import sync_pb2_grpc
 
 from services.common.app import App
 from services.common.settings import Settings
-from services.sync.chain import Chain
-from services.sync.completions import Completions
+from services.sync.agents.embodiments import Embodiments
 from services.sync.crew import Crew
+from services.sync.degraded import markov_store
+from services.sync.degraded.markov_store import MarkovStore
+from services.sync.degraded.reply_cache import ReplyCache
+from services.sync.degraded.voices import Voices
 from services.sync.embedders.onnx import OnnxEmbedder
 from services.sync.embedders.openai import OpenAIEmbedder
 from services.sync.embedders.port import Embedder, NoEmbedder
-from services.sync.embodiments import Embodiments
-from services.sync.endpoint import Endpoint
 from services.sync.erasure import Erasure
-from services.sync.fleet import default_chain, make_runtimes
-from services.sync.markov_store import MarkovStore
-from services.sync.metering import DAY_MS, Meter, Usage
-from services.sync.provider import Provider
-from services.sync.providers import GROUP, Configured, configured
 from services.sync.reader import StateReader
 from services.sync.reconciler import Reconciler
 from services.sync.refresh import Refresher
-from services.sync.reply_cache import ReplyCache
+from services.sync.routing.chain import Chain
+from services.sync.routing.completions import Completions
+from services.sync.routing.endpoint import Endpoint
+from services.sync.routing.fleet import default_chain, make_runtimes
+from services.sync.routing.metering import DAY_MS, Meter, Usage
+from services.sync.routing.provider import Provider
+from services.sync.routing.providers import GROUP, Configured, configured
 from services.sync.runtimes.port import Runtime
 from services.sync.servicer import SyncServicer
 from services.sync.store import SCHEMA, SyncStore
 from services.sync.summary import Summaries
-from services.sync.turns import Turns
-from services.sync.voices import Voices
+from services.sync.turns.converse import Turns
 from services.sync.worker import Checks, Deletions, Informer
 
 SERVICE = "earshot.sync.v1.SyncService"
+TABLES = (*SCHEMA, *markov_store.SCHEMA)
 
 
 async def bind(app: App) -> None:
@@ -44,7 +46,7 @@ async def bind(app: App) -> None:
     settings = app.settings
     found = configured(settings)
     default = default_chain(settings, found)
-    store = SyncStore(app.open_store("sync", SCHEMA))
+    store = SyncStore(app.open_store("sync", TABLES))
     await serve(app, store, make_runtimes(settings, found, store), default, found)
 
 

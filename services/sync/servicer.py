@@ -12,19 +12,19 @@ from earshot.type.v1 import type_pb2
 from services.common.clock import Clock
 from services.common.errors import BadInput, EarshotError, TooLarge, Unavailable, to_status
 from services.common.settings import Settings
-from services.sync.chain import Chain
-from services.sync.completions import Completions
+from services.sync.agents.entry import Entry
 from services.sync.context import Key
 from services.sync.embedders.port import TEXTS_MAX, Embedder
-from services.sync.entry import Entry
 from services.sync.erasure import Erasure
-from services.sync.prompt import Line, Reason
 from services.sync.reader import key_from, to_proto
 from services.sync.reconciler import Reconciler
 from services.sync.refresh import Freshness, Refreshed, Refresher, states
-from services.sync.schedule import Lane
-from services.sync.turn import Acted, Ask, BlockState, Ended, Event, Finished, Spoken, Started
-from services.sync.turns import Turns
+from services.sync.routing.chain import Chain
+from services.sync.routing.completions import Completions
+from services.sync.schedule.due import Lane
+from services.sync.speech.prompt import Line, Reason
+from services.sync.speech.turn import Acted, Ask, BlockState, Ended, Event, Finished, Spoken, Started
+from services.sync.turns.converse import Turns
 
 ID_MAX = 128
 LINES_MAX = 1000

@@ -16,15 +16,14 @@ from typing import Any
 from services.common.errors import Conflict
 from services.common.ownership import Fence
 from services.common.store import Database
-from services.sync import agent_blocks
-from services.sync.agent import AgentRecord, Held, key_of
+from services.sync.agents import copies
+from services.sync.agents.record import AgentRecord, Held, key_of
+from services.sync.blocks.notes import Note
 from services.sync.context import Key
-from services.sync.markov_store import SCHEMA as MARKOV
-from services.sync.notes import Note
 from services.sync.runtimes.local import LocalAgent
 
 SCHEMA = (
-    agent_blocks.SEEDS,
+    copies.SEEDS,
     """CREATE TABLE IF NOT EXISTS agent (tenant TEXT, world TEXT, npc TEXT, runtime TEXT, agent_id TEXT NOT NULL,
        adopted INTEGER NOT NULL, upto INTEGER NOT NULL, generation INTEGER NOT NULL, asked INTEGER NOT NULL,
        cut INTEGER NOT NULL,
@@ -53,7 +52,6 @@ SCHEMA = (
     # The last turn that the agent answered and somebody heard.
     """CREATE TABLE IF NOT EXISTS spoke (tenant TEXT, world TEXT, npc TEXT, runtime TEXT, turn_id TEXT NOT NULL,
        PRIMARY KEY (tenant, world, npc, runtime)) WITHOUT ROWID""",
-    *MARKOV,
 )
 # Ended turns are remembered this long, so that a repeated id is refused.
 TURNS_KEPT_MS = 24 * 3600 * 1000

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 from services.common.errors import EarshotError
 from services.common.logs import get_logger
-from services.sync.completions import Completions
 from services.sync.context import Key
 from services.sync.crew import Crew
 from services.sync.hygiene import clean, clean_name
-from services.sync.prompt import Line, tokens, told
-from services.sync.schedule import Lane
+from services.sync.routing.completions import Completions
+from services.sync.schedule.due import Lane
+from services.sync.speech.prompt import Line, tokens, told
 from services.sync.store import SyncStore
 
 # So many lines outside of the window are worth a call.

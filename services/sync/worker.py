@@ -7,12 +7,12 @@ import heapq
 
 from services.common.errors import EarshotError
 from services.common.logs import get_logger
-from services.sync.agent import tag_of
-from services.sync.embodiments import Embodiments
-from services.sync.endpoint import Endpoint
+from services.sync.agents.embodiments import Embodiments
+from services.sync.agents.record import tag_of
 from services.sync.reconciler import Reconciler
+from services.sync.routing.endpoint import Endpoint
 from services.sync.runtimes.port import RuntimeFault
-from services.sync.schedule import Lane
+from services.sync.schedule.due import Lane
 from services.sync.store import Deletion
 
 BACK_OFF_MIN_S, BACK_OFF_MAX_S = 0.2, 5.0

@@ -13,7 +13,7 @@ import pytest
 from services.common import backup
 from services.common.errors import BadInput, Unavailable
 from services.common.store import Database
-from services.sync import agent_blocks
+from services.sync.agents import copies
 from services.sync.runtimes.port import Missing
 from services.sync.store import SCHEMA
 
@@ -142,7 +142,7 @@ async def test_blocks_of_agents_are_read_and_wait_for_the_agents_that_are_made_a
         ("t", "w", "wyn", "offline", "a3"),
     ]
     runtimes: Any = {"letta": Shelf()}
-    found, unread = await agent_blocks.read_from(runtimes, rows)
+    found, unread = await copies.read_from(runtimes, rows)
     assert ([one["npc"] for one in found], unread) == (["mara"], ["gone"])
     path = tmp_path / "sync.db"
     store = Database(path, SCHEMA, inline=True)
@@ -150,7 +150,7 @@ async def test_blocks_of_agents_are_read_and_wait_for_the_agents_that_are_made_a
         lambda db: db.execute("INSERT INTO agent VALUES ('t','w','mara','letta','a1',0,5,1,1,0)"), durable=False
     )
     await store.close()
-    assert agent_blocks.seed(path, found, anew=True) == 1
+    assert copies.seed(path, found, anew=True) == 1
     with closing(sqlite3.connect(path)) as db:
         assert db.execute("SELECT count(*) FROM agent").fetchone() == (0,)
         assert json.loads(db.execute("SELECT blocks FROM seed").fetchone()[0])["diary"] == "The mill burnt."

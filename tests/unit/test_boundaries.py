@@ -16,6 +16,10 @@ ROOT = Path(__file__).parents[2]
 # Contract -> a module and the import that breaks it. A new contract fails here until it has been seen to fail.
 PLANTS = {
     "rooms know each other only through protos": ("services/state/planted.py", "import services.sync.server"),
+    "sync's folders build on each other in one order": (
+        "services/sync/blocks/planted.py",
+        "from services.sync.turns.converse import Turns",
+    ),
     "discord.py is known to the Discord edge alone": ("services/chat/planted.py", "import discord"),
     "the shared kernel imports no room": ("services/common/planted.py", "from services.chat import server"),
     "the demo is a client: it knows only the public HTTP API": (

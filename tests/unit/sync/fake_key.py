@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from services.common.telemetry import Metrics
-from services.sync.endpoint import Endpoint
+from services.sync.routing.endpoint import Endpoint
 from services.sync.runtimes.port import Delta, End, Limit, Limits, RateLimited, TextDelta, TimedOut, UsageDelta
 from tests.unit.sync.fake_runtime import FakeRuntime
 

@@ -16,9 +16,9 @@ from services.common.app import App
 from services.common.clock import LoopClock
 from services.common.settings import Settings
 from services.sync import server
-from services.sync.providers import Configured
+from services.sync.routing.providers import Configured
 from services.sync.runtimes.port import Runtime
-from services.sync.store import SCHEMA, SyncStore
+from services.sync.store import SyncStore
 from tests.unit.sync.fake_runtime import FakeRuntime
 from tests.unit.sync.fake_state import FakeState
 
@@ -114,7 +114,7 @@ async def room(
     app = App(configured, ["state", "sync"], clock=clock, inline_stores=True)
     state = state or FakeState(clock)  # type: ignore[abstract]  # a fake of part of the service
     app.add(state_pb2_grpc.add_StateServiceServicer_to_server, state, "earshot.state.v1.StateService")
-    store = SyncStore(app.open_store("sync", SCHEMA))
+    store = SyncStore(app.open_store("sync", server.TABLES))
     chosen = runtimes or (FakeRuntime(),)
     order = tuple(chain) or tuple(one.name for one in chosen)
     await server.serve(app, store, {one.name: one for one in chosen}, order, found)

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.sync.bucket import Bucket
+from services.sync.routing.bucket import Bucket
 
 
 def test_a_bucket_without_a_limit_is_always_ready() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from earshot.sync.v1 import sync_pb2
 
-from services.sync.provider import Provider
-from services.sync.providers import Budget, Configured
+from services.sync.routing.provider import Provider
+from services.sync.routing.providers import Budget, Configured
 from services.sync.runtimes.port import Completion, Garbled, RateLimited, ServerFault, Unreachable
 from tests.unit.sync.fake_runtime import FakeRuntime, Plan, words
 from tests.unit.sync.fake_state import FakeState

@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.store import Database
-from services.sync.canned import PLAIN, canned
 from services.sync.context import Key, Profile
-from services.sync.markov import START, generate, learnable, norm, trigrams
-from services.sync.markov_store import LINES_MAX, SCHEMA, Learnt, MarkovStore
-from services.sync.prompt import Reason
+from services.sync.degraded.canned import PLAIN, canned
+from services.sync.degraded.markov import START, generate, learnable, norm, trigrams
+from services.sync.degraded.markov_store import LINES_MAX, SCHEMA, Learnt, MarkovStore
+from services.sync.speech.prompt import Reason
 from tests.fakes import virtual_time
 
 KEY = Key("t", "w", "mara")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from services.sync.runtimes.offline_lines import compose
 from services.sync.runtimes.port import Scene
-from services.sync.tools import STANDARD
+from services.sync.speech.tools import STANDARD
 
 TOOLS = frozenset(STANDARD)
 SCENE = Scene(

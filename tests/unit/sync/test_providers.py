@@ -10,8 +10,8 @@ import pytest
 from services.cli.runtimes import Tried, check, lines
 from services.common.errors import BadInput
 from services.common.settings import Settings
-from services.sync.fleet import default_chain, make_runtimes
-from services.sync.providers import Budget, configured
+from services.sync.routing.fleet import default_chain, make_runtimes
+from services.sync.routing.providers import Budget, configured
 from services.sync.runtimes.local import NoShelf
 from services.sync.runtimes.openai import DEFAULT_BASE_URL
 

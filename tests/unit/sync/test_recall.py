@@ -16,12 +16,12 @@ import pytest
 from earshot.sync.v1 import sync_pb2
 
 from services.common.errors import BadInput, EarshotError, Unavailable, from_rpc
-from services.sync import agent_blocks
+from services.sync.agents import copies
 from services.sync.embedders.openai import OpenAIEmbedder
 from services.sync.embedders.port import unit
-from services.sync.memories import memories
-from services.sync.prompt import Line
 from services.sync.runtimes.port import Role
+from services.sync.speech.memories import memories
+from services.sync.speech.prompt import Line
 from services.sync.store import SCHEMA
 from tests.unit.sync.fake_runtime import FakeRuntime
 from tests.unit.sync.fake_state import FakeState
@@ -132,7 +132,7 @@ async def test_an_agent_is_made_anew_with_what_a_backup_held_of_it(tmp_path: Pat
     runtime, known = FakeRuntime(), FakeState.key()
     key = {"tenant": known.world.tenant, "world": known.world.world, "npc": "mara"}
     agents = [{**key, "blocks": {"diary": "The mill burnt.", "persona": "an old text", "notes": "old"}}]
-    assert agent_blocks.seed(path, agents, anew=True) == 1
+    assert copies.seed(path, agents, anew=True) == 1
     async with room(runtime, data=str(tmp_path)) as sync:
         sync.state.put(place="the Lantern", players=["Ada"])
         await sync.converse()

@@ -7,9 +7,9 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.sync.gate import Gate
-from services.sync.rounds import KEPT, SAMPLES, TRIAL_MAX_S, TRIAL_S, Rounds
-from services.sync.schedule import Lane
+from services.sync.routing.gate import Gate
+from services.sync.routing.rounds import KEPT, SAMPLES, TRIAL_MAX_S, TRIAL_S, Rounds
+from services.sync.schedule.due import Lane
 
 
 def fed(rounds: Rounds, count: int, seconds: float, *, alone: bool, now: float = 0.0) -> Rounds:

@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.common.telemetry import Metrics
-from services.sync.breaker import IN_A_ROW, Ticket
-from services.sync.chain import Tier
-from services.sync.endpoint import Endpoint
-from services.sync.latency import Latency
-from services.sync.provider import Provider
-from services.sync.quota import Quota
-from services.sync.router import RetryBudget, Step, plan
+from services.sync.routing.breaker import IN_A_ROW, Ticket
+from services.sync.routing.chain import Tier
+from services.sync.routing.endpoint import Endpoint
+from services.sync.routing.latency import Latency
+from services.sync.routing.provider import Provider
+from services.sync.routing.quota import Quota
+from services.sync.routing.router import RetryBudget, Step, plan
 from services.sync.runtimes.port import (
     Capabilities,
     Delta,
@@ -211,7 +211,7 @@ async def test_a_turn_that_waits_for_the_allowance_gives_it_back_when_it_leaves(
 
 
 async def test_what_earshot_holds_itself_is_written_however_the_model_fares() -> None:
-    from services.sync.schedule import Lane
+    from services.sync.schedule.due import Lane
 
     one = endpoint("one")
     broken(one)

@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from services.common.errors import BadInput
 from services.common.telemetry import Metrics
-from services.sync.agent import AgentRecord, Held, key_of, tag_of
-from services.sync.aimd import Aimd
-from services.sync.blocks import Desired
-from services.sync.breaker import OPEN_MAX_S, OPEN_MIN_S, Breaker, Ticket
-from services.sync.chain import Chain, names
+from services.sync.agents.record import AgentRecord, Held, key_of, tag_of
+from services.sync.blocks.desired import Desired
+from services.sync.blocks.situation import NO_BANDS
 from services.sync.context import Key, Profile
-from services.sync.endpoint import Endpoint
-from services.sync.gate import Gate
-from services.sync.lanes import MEDIUM_PER_LOW, Lanes
+from services.sync.routing.aimd import Aimd
+from services.sync.routing.breaker import OPEN_MAX_S, OPEN_MIN_S, Breaker, Ticket
+from services.sync.routing.chain import Chain, names
+from services.sync.routing.endpoint import Endpoint
+from services.sync.routing.gate import Gate
 from services.sync.runtimes.port import Block, RateLimited, TimedOut
-from services.sync.schedule import Dirty, Lane, due_at, merge, schedules
-from services.sync.situation import NO_BANDS
+from services.sync.schedule.due import Dirty, Lane, due_at, merge, schedules
+from services.sync.schedule.lanes import MEDIUM_PER_LOW, Lanes
 from tests.unit.sync.fake_runtime import FakeRuntime
 
 times = st.floats(0, 1000)

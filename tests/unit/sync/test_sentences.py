@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.sync.reply import SENTENCES_MAX, SPOKEN_MAX, ReplyReader
-from services.sync.sentences import SENTENCE_MAX, SentenceSplitter
+from services.sync.speech.reply import SENTENCES_MAX, SPOKEN_MAX, ReplyReader
+from services.sync.speech.sentences import SENTENCE_MAX, SentenceSplitter
 
 TEXTS = st.text(alphabet=st.sampled_from("aB .!?…,;\n\"'*)(1。é-"), max_size=400) | st.text(max_size=200)
 

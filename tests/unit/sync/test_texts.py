@@ -10,17 +10,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.sync.blocks import DESCRIPTIONS, declared, digest, render
+from services.sync.blocks.desired import DESCRIPTIONS, declared, digest, render
+from services.sync.blocks.memory import CARRIED, news, with_news
+from services.sync.blocks.notes import NOTES_MAX, Note, allowed, note_lines
+from services.sync.blocks.page import Line, compose
+from services.sync.blocks.situation import NO_BANDS, Bands, settle_bands
 from services.sync.context import Band, Context, Departed, Happening, Key, Member, Place, Profile
 from services.sync.hygiene import clean, clean_name
-from services.sync.memory import CARRIED, news, with_news
-from services.sync.notes import NOTES_MAX, Note, allowed, note_lines
-from services.sync.page import Line, compose
-from services.sync.prompt import UNHEARD, Reason, heard_of_last, messages, system_line, told, unseen, within_budget
-from services.sync.prompt import Line as Said
 from services.sync.runtimes.port import Block, Role
-from services.sync.situation import NO_BANDS, Bands, settle_bands
-from services.sync.turn import Ask, scene_of
+from services.sync.speech.prompt import (
+    UNHEARD,
+    Reason,
+    heard_of_last,
+    messages,
+    system_line,
+    told,
+    unseen,
+    within_budget,
+)
+from services.sync.speech.prompt import Line as Said
+from services.sync.speech.turn import Ask, scene_of
 
 HARBOUR = Place("old-harbour", "the Old Harbour", "Gulls and tar.", (400.5, 1.25, -7.75))
 ADA = Member("id-1", "Ada", True, 3.0, "red cloak", "A kind baker from the hills.", 14 * 3_600_000)

@@ -11,7 +11,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.sync.context import Context, Key, Member, Place, Profile
-from services.sync.tools import EMOTES, STANDARD, Accepted, Refused, accept, find_member, find_place, mismatch, offered
+from services.sync.speech.tools import (
+    EMOTES,
+    STANDARD,
+    Accepted,
+    Refused,
+    accept,
+    find_member,
+    find_place,
+    mismatch,
+    offered,
+)
 
 PLACES = (
     Place("old-mill", "The Old Mill", "", (1.0, 2.0, 3.0)),

@@ -13,7 +13,7 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from services.sync.runtimes.port import ServerFault
-from services.sync.urgency import ALARMS, BURST, LONGEST_S, Urgency, Vitals, WriteBudget, urgency
+from services.sync.schedule.urgency import ALARMS, BURST, LONGEST_S, Urgency, Vitals, WriteBudget, urgency
 from tests.unit.sync.fake_runtime import FakeRuntime, Plan
 from tests.unit.sync.room import Room, room
 
