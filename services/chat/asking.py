@@ -67,7 +67,7 @@ class Asking:
         """Run a turn to its end; whatever happens, one TurnEnded is fed unless the turn was cancelled."""
         with tracing.span("chat.turn") as span:
             if span is not None:
-                span.set_attribute("earshot.turn.kind", ask.kind)
+                span.describe({"earshot.turn.kind": ask.kind})
             await self._run(actor, ask)
 
     async def _run(self, actor: WorldActor, ask: Ask) -> None:

@@ -2,7 +2,9 @@
 
 The decision falls once, where a request enters (`entered`); whatever it causes follows it (`span`, `received`), and
 work that many requests caused is a trace of its own with links (`linked`). Where nothing is sampled no object is made:
-the cost of a span is one look at a context variable. Span names and attributes hold no player's text, name or id.
+the cost of a span is one look at a context variable. Where something is, a span is one small object of ours; what
+OpenTelemetry needs is made of it when it is exported, elsewhere and later (`span_export`). Span names and attributes
+hold no player's text, name or id.
 """
 
 from __future__ import annotations
@@ -15,23 +17,10 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON
-from opentelemetry.trace import (
-    Link,
-    NonRecordingSpan,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-    format_span_id,
-    format_trace_id,
-    set_span_in_context,
-)
+if TYPE_CHECKING:
+    from services.common.span_export import Export
 
 # Stage -> budget in seconds (docs/architecture.md, budgets). The reserve of a snapshot is its way between the rooms.
 BUDGETS = {
@@ -50,25 +39,112 @@ LINKS_MAX = 16
 FLOOR_S = 1.0
 # Callers that bring their own sampled trace are followed this often; more could make tracing a load.
 FOLLOWED_PER_S = 10
+SAMPLED = 1
 _PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 
-Attributes = Mapping[str, str | bool | int | float]
+Value = str | bool | int | float
+Kind = Literal["internal", "server", "client"]
 
 
-class _Here:
-    """Where the code runs: a span that is open, or one elsewhere that is carried on. over: ended, nothing belongs to it
-    any more (a task that was made meanwhile may still stand here).
+class Place:
+    """Where the code runs in a trace: a context that goes on there, although the span may have ended.
+
+    over: ended, nothing belongs to it any more (a task that was made meanwhile may still stand here).
     """
 
-    __slots__ = ("context", "over", "span")
+    __slots__ = ("_token", "over", "span_id", "trace_id")
 
-    def __init__(self, context: SpanContext, span: Span | None = None) -> None:
-        self.context = context
-        self.span = span
+    def __init__(self, trace_id: int, span_id: int) -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
         self.over = False
 
+    def __enter__(self) -> Span | None:
+        self._token: Token[Place | None] = _here.set(self)
+        return None
 
-_here: ContextVar[_Here | None] = ContextVar("earshot_trace", default=None)
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        with contextlib.suppress(ValueError):  # an asynchronous generator that was closed from another task
+            _here.reset(self._token)
+
+
+class Span(Place):
+    """A part of a trace, and the context in which it runs. Errors that leave it are its status, without their text.
+
+    parent_id: 0 for a trace's first. Times are nanoseconds since 1970; end_ns is 0 until it ended. error: the name of
+    an exception. links: (trace, span) that caused it.
+    """
+
+    __slots__ = (
+        "_extra", "_tracing", "cancelled", "end_ns", "error", "kind", "links", "name", "parent_id", "stage", "start_ns",
+    )  # fmt: skip
+
+    def __init__(
+        self, tracing: Tracing, name: str, parent: Place | None, stage: str, kind: Kind, causes: Iterable[str] = ()
+    ) -> None:
+        if parent is None:
+            self.trace_id, self.parent_id = random.getrandbits(128) or 1, 0
+        else:
+            self.trace_id, self.parent_id = parent.trace_id, parent.span_id
+        self.span_id = random.getrandbits(64) or 1
+        self.over = False
+        self.name, self.stage, self.kind = name, stage, kind
+        self.links = tuple(_places(causes)) if causes else ()
+        self.end_ns = 0
+        self.error = ""
+        self.cancelled = False
+        self._extra: Mapping[str, Value] | None = None
+        self._tracing = tracing
+        self.start_ns = time.time_ns()
+
+    def describe(self, attributes: Mapping[str, Value]) -> None:
+        """What is measured of it; replaces what was told before."""
+        self._extra = attributes
+
+    @property
+    def attributes(self) -> dict[str, Value]:
+        """What else is known of it: its stage, the stage's budget and what was left of it, in milliseconds."""
+        found: dict[str, Value] = {}
+        if self.stage:
+            found["earshot.stage"] = self.stage
+            budget = BUDGETS.get(self.stage)
+            if budget is not None:
+                found["earshot.budget_ms"] = budget * 1000
+                found["earshot.left_ms"] = round(budget * 1000 - (self.end_ns - self.start_ns) / 1e6, 3)
+        if self.cancelled:
+            found["earshot.cancelled"] = True
+        return {**found, **(self._extra or {})}
+
+    def __enter__(self) -> Span:
+        self._token = _here.set(self)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        super().__exit__(kind, error, at)
+        self.over = True
+        if kind is not None:
+            if issubclass(kind, Exception):
+                self.error = kind.__name__
+            else:
+                self.cancelled = True
+        self.end_ns = time.time_ns()
+        self._tracing.take(self)
+
+
+class _Nothing:
+    """The span of what is not sampled."""
+
+    __slots__ = ()
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+NOTHING = _Nothing()
+_here: ContextVar[Place | None] = ContextVar("earshot_trace", default=None)
 _active: Tracing | None = None
 
 
@@ -84,24 +160,19 @@ class Tracing:
         choose: Callable[[], float] = random.random,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.ring: deque[ReadableSpan] = deque(maxlen=KEPT)
+        self.ring: deque[Span] = deque(maxlen=KEPT)
         self._sample = sample
         self._choose = choose
         self._monotonic = monotonic
         self._floors: dict[str, float] = {}
         self._followed = deque[float](maxlen=FOLLOWED_PER_S)
-        self._provider = TracerProvider(
-            resource=Resource.create({"service.name": service}), sampler=ALWAYS_ON, shutdown_on_exit=False
-        )
-        self._provider.add_span_processor(_Ring(self.ring))
-        if endpoint:
-            # Imported here: an exporter that nobody wants costs a third of the start.
-            from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        self._export = _exporting(service, endpoint) if endpoint else None
 
-            exporter = OTLPSpanExporter(endpoint=endpoint, insecure=True)
-            self._provider.add_span_processor(BatchSpanProcessor(exporter))
-        self.tracer = self._provider.get_tracer("earshot")
+    def take(self, span: Span) -> None:
+        """A span that ended."""
+        self.ring.append(span)
+        if self._export is not None:
+            self._export.take(span)
 
     def sampled(self, name: str, *, floor: bool) -> bool:
         """Whether a request that brings no decision is recorded. name: of a bounded set."""
@@ -128,15 +199,15 @@ class Tracing:
         global _active
         if _active is self:
             _active = None
-        self._provider.shutdown()
+        if self._export is not None:
+            self._export.close()
 
 
-class _Ring(SpanProcessor):
-    def __init__(self, ring: deque[ReadableSpan]) -> None:
-        self._ring = ring
+def _exporting(service: str, endpoint: str) -> Export:
+    # Imported here: an exporter that nobody wants costs a third of the start.
+    from services.common.span_export import Export
 
-    def on_end(self, span: ReadableSpan) -> None:
-        self._ring.append(span)
+    return Export(service, endpoint)
 
 
 def configure(service: str, sample: float, endpoint: str = "", **more: Any) -> Tracing | None:
@@ -146,85 +217,43 @@ def configure(service: str, sample: float, endpoint: str = "", **more: Any) -> T
     return _active
 
 
-class _Open:
-    """A span as a context manager; errors that leave it are its status, without their text."""
-
-    __slots__ = ("_here", "_started", "_token")
-
-    def __init__(self, here: _Here) -> None:
-        self._here = here
-        self._started = time.perf_counter()
-
-    def __enter__(self) -> Span | None:
-        self._token: Token[_Here | None] = _here.set(self._here)
-        return self._here.span
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        with contextlib.suppress(ValueError):  # an asynchronous generator that was closed from another task
-            _here.reset(self._token)
-        span = self._here.span
-        if span is None:
-            return
-        self._here.over = True
-        _close(span, time.perf_counter() - self._started, kind)
-        span.end()
-
-
-class _Nothing:
-    """The span of what is not sampled."""
-
-    __slots__ = ()
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-
-NOTHING = _Nothing()
-
-
-def span(
-    name: str, *, stage: str = "", kind: SpanKind = SpanKind.INTERNAL, links: Iterable[str] = ()
-) -> _Open | _Nothing:
+def span(name: str, *, stage: str = "", kind: Kind = "internal", links: Iterable[str] = ()) -> Span | _Nothing:
     """A part of what is sampled here, else nothing. stage: the budget that it counts against, or its name."""
     here = _here.get()
     if here is None or here.over or _active is None:
         return NOTHING
-    return _Open(_begin(_active, name, here.context, stage, kind, links))
+    return Span(_active, name, here, stage, kind, links)
 
 
-def entered(name: str, parent: str = "", *, floor: bool = True) -> _Open | _Nothing:
+def entered(name: str, parent: str = "", *, floor: bool = True) -> Span | _Nothing:
     """A request from outside: decides whether it is sampled. parent: the caller's W3C traceparent."""
     if _active is None:
         return NOTHING
-    context = _parsed(parent) if parent else None
-    follow = context is not None and _active.follows()
+    place = _parsed(parent) if parent else None
+    follow = place is not None and _active.follows()
     if not follow and not _active.sampled(name, floor=floor):
         return NOTHING
-    return _Open(_begin(_active, name, context if follow else None, "", SpanKind.SERVER, ()))
+    return Span(_active, name, place if follow else None, "", "server")
 
 
-def received(name: str, parent: str) -> _Open | _Nothing:
+def received(name: str, parent: str) -> Span | _Nothing:
     """A call from another room, sampled where its caller is."""
-    context = _parsed(parent) if parent and _active is not None else None
-    if context is None or _active is None:
+    place = _parsed(parent) if parent and _active is not None else None
+    if place is None or _active is None:
         return NOTHING
-    return _Open(_begin(_active, name, context, "", SpanKind.SERVER, ()))
+    return Span(_active, name, place, "", "server")
 
 
-def linked(name: str, causes: Iterable[str]) -> _Open | _Nothing:
+def linked(name: str, causes: Iterable[str]) -> Span | _Nothing:
     """Work that several requests caused: a trace of its own, linked to those that are sampled; nothing when none is."""
     if _active is None or not (causes := tuple(causes)):
         return NOTHING
-    return _Open(_begin(_active, name, None, "", SpanKind.INTERNAL, causes))
+    return Span(_active, name, None, "", "internal", causes)
 
 
-def carried(parent: str) -> _Open | _Nothing:
+def carried(parent: str) -> Place | _Nothing:
     """Go on where `parent` was noted, in another task, although its span may have ended."""
-    context = _parsed(parent) if parent else None
-    return NOTHING if context is None else _Open(_Here(context))
+    return (_parsed(parent) or NOTHING) if parent else NOTHING
 
 
 def record(
@@ -232,23 +261,22 @@ def record(
     seconds: float,
     *,
     stage: str = "",
-    kind: SpanKind = SpanKind.INTERNAL,
-    attributes: Attributes | None = None,
+    kind: Kind = "internal",
+    attributes: Mapping[str, Value] | None = None,
 ) -> None:
     """A part that ended just now and lasted so long; nothing where nothing is sampled."""
     here = _here.get()
     if here is None or here.over or _active is None:
         return
-    end = time.time_ns()
-    made = _begin(_active, name, here.context, stage, kind, (), start=end - round(seconds * 1e9)).span
-    assert made is not None, "only what is carried has no span of its own"
-    if attributes:
-        made.set_attributes(attributes)
-    _close(made, seconds, None)
-    made.end(end)
+    made = Span(_active, name, here, stage, kind)
+    made.end_ns = made.start_ns
+    made.start_ns -= round(seconds * 1e9)
+    if attributes is not None:
+        made.describe(attributes)
+    _active.take(made)
 
 
-def recorded() -> tuple[ReadableSpan, ...]:
+def recorded() -> tuple[Span, ...]:
     """Finished spans of this process, oldest first."""
     return tuple(_active.ring) if _active is not None else ()
 
@@ -256,55 +284,26 @@ def recorded() -> tuple[ReadableSpan, ...]:
 def traceparent() -> str:
     """W3C trace context of what is sampled here, "" where nothing is."""
     here = _here.get()
-    if here is None or here.over:
-        return ""
-    return f"00-{format_trace_id(here.context.trace_id)}-{format_span_id(here.context.span_id)}-01"
+    return "" if here is None or here.over else f"00-{here.trace_id:032x}-{here.span_id:016x}-01"
 
 
 def exemplar() -> dict[str, str] | None:
     """The label that ties a measurement to its trace, None where nothing is sampled."""
     here = _here.get()
-    if here is None or here.over:
-        return None
-    return {"trace_id": format_trace_id(here.context.trace_id)}
+    return None if here is None or here.over else {"trace_id": f"{here.trace_id:032x}"}
 
 
-def _begin(
-    tracing: Tracing, name: str, parent: SpanContext | None, stage: str, kind: SpanKind, links: Iterable[str],
-    start: int | None = None,
-) -> _Here:  # fmt: skip
-    context = set_span_in_context(NonRecordingSpan(parent)) if parent is not None else _ROOT
-    causes = [Link(found) for one in tuple(links)[-LINKS_MAX:] if (found := _parsed(one)) is not None]
-    attributes: dict[str, Any] = {}
-    if stage:
-        attributes["earshot.stage"] = stage
-        if stage in BUDGETS:
-            attributes["earshot.budget_ms"] = BUDGETS[stage] * 1000
-    made = tracing.tracer.start_span(name, context, kind, attributes, causes, start)
-    assert isinstance(made, Span), "everything that is begun is recorded"
-    return _Here(made.get_span_context(), made)
+def _places(causes: Iterable[str]) -> Iterable[tuple[int, int]]:
+    for one in tuple(causes)[-LINKS_MAX:]:
+        place = _parsed(one)
+        if place is not None:
+            yield place.trace_id, place.span_id
 
 
-_ROOT = set_span_in_context(NonRecordingSpan(SpanContext(0, 0, is_remote=False)))
-
-
-def _close(span: Span, seconds: float, error: type[BaseException] | None) -> None:
-    stage = (span.attributes or {}).get("earshot.stage")
-    budget = BUDGETS.get(str(stage)) if stage else None
-    if budget is not None:
-        span.set_attribute("earshot.left_ms", round((budget - seconds) * 1000, 3))
-    if error is None:
-        return
-    if issubclass(error, Exception):
-        span.set_status(Status(StatusCode.ERROR, error.__name__))
-    else:
-        span.set_attribute("earshot.cancelled", True)
-
-
-def _parsed(parent: str) -> SpanContext | None:
-    """The context of a sampled traceparent; None for one that is not sampled, or is none."""
+def _parsed(parent: str) -> Place | None:
+    """The place of a sampled traceparent; None for one that is not sampled, or is none."""
     match = _PARENT.fullmatch(parent)
-    if match is None or not int(match[3], 16) & TraceFlags.SAMPLED:
+    if match is None or not int(match[3], 16) & SAMPLED:
         return None
-    context = SpanContext(int(match[1], 16), int(match[2], 16), is_remote=True, trace_flags=TraceFlags(1))
-    return context if context.is_valid else None
+    trace_id, span_id = int(match[1], 16), int(match[2], 16)
+    return Place(trace_id, span_id) if trace_id and span_id else None

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import statistics
-import time
 from typing import Any
 
 import pytest
 
 from services.cli.waterfall import tree, unattributed
 from services.common import tracing
-from services.common.telemetry import Metrics
 from tests.integration.whole import Whole, whole
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -100,10 +98,10 @@ async def test_a_caller_decides_for_its_own_trace_a_few_times_a_second() -> None
         followed = [
             span
             for span in tracing.recorded()
-            if span.name == "POST /v1/snapshots" and span.context and f"{span.context.trace_id:032x}" == PARENT[3:35]
+            if span.name == "POST /v1/snapshots" and f"{span.trace_id:032x}" == PARENT[3:35]
         ]
     assert len(followed) == tracing.FOLLOWED_PER_S
-    assert all(span.parent is not None and f"{span.parent.span_id:016x}" == PARENT[36:52] for span in followed)
+    assert all(f"{span.parent_id:016x}" == PARENT[36:52] for span in followed)
 
 
 @pytest.mark.parametrize("parent", ["", "00-0-0-01", PARENT[:-1] + "0", PARENT + "x", "00-" + "0" * 32 + PARENT[35:]])
@@ -157,52 +155,19 @@ async def test_an_error_is_a_spans_status_without_its_text() -> None:
     with pytest.raises(ValueError, match=SECRET), tracing.entered("request"):
         raise ValueError(SECRET)
     (span,) = tracing.recorded()
-    assert span.status.description == "ValueError"
-    assert SECRET not in span.to_json()
-
-
-def stage_cost_us() -> float:
-    """Microseconds that a stage without content takes here to be measured and recorded, at its cheapest."""
-    metrics = Metrics()
-    best = float("inf")
-    for _ in range(5):
-        with tracing.entered("cost"):
-            began = time.perf_counter_ns()
-            for _ in range(200):
-                metrics.observe_stage("parse", 0.0)
-            best = min(best, (time.perf_counter_ns() - began) / 200_000)
-    return best
-
-
-def ours(trace: dict[str, Any], cost_us: float) -> float:
-    """The trace's unattributed share without what measuring costs in its gaps."""
-    root = tree(trace)
-    parts = [root]
-    between = 0
-    while parts:
-        part = parts.pop()
-        between += 0 if part.span.get("stage") else len(part.parts)
-        parts += part.parts
-    whole_us = root.end - root.start
-    spent_us = between * cost_us
-    assert spent_us < whole_us / 2, "the trace is mostly its own cost"
-    return max(unattributed(trace) * whole_us - spent_us, 0.0) / (whole_us - spent_us)
+    assert span.error == "ValueError"
+    assert SECRET not in str(span.attributes)
 
 
 @pytest.mark.parametrize("name", ["/v1/snapshots", "/v1/messages"])
 async def test_at_most_a_tenth_of_the_time_belongs_to_no_stage(name: str) -> None:
-    """The median of the best quarter: a pause of the machine is no gap of ours.
-
-    What measuring costs is taken off, and the world is a large one: where everything is sampled, a fast machine
-    spends a tenth of a small world's few milliseconds on that alone.
-    """
+    """The median of the best quarter: a pause of the machine is no gap of ours."""
     async with whole(trace_sample=1.0, player_messages_per_10s=1000) as stack:
-        crowd = {f"n{number}": (20.0 * number, 0.0, 500.0) for number in range(300)}
+        crowd = {f"n{number}": (20.0 * number, 0.0, 500.0) for number in range(78)}
         for step in range(30):
             await stack.snapshot(**crowd, mara=(0, 0, 0), p1=(3 + step / 10, 0, 0))
             await stack.say(f"Mara, what about number {step}?")
         found = await traces(stack, name)
-        cost_us = stage_cost_us()
-        shares = sorted(ours(trace, cost_us) for trace in found)
+    shares = sorted(unattributed(trace) for trace in found)
     assert len(shares) >= 20
     assert statistics.median(shares[: len(shares) // 4]) <= 0.10, shares

@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Literal, TypeVar
 
-from opentelemetry.trace import SpanKind
-
 from services.common import tracing
 from services.common.telemetry import Metrics
 from services.sync.routing.breaker import Breaker, Ticket
@@ -174,7 +172,7 @@ class Endpoint:
             ended = False
             try:
                 left = max(deadline - started, 0.001)
-                with tracing.span(f"runtime.{operation}", stage="runtime", kind=SpanKind.CLIENT):
+                with tracing.span(f"runtime.{operation}", stage="runtime", kind="client"):
                     async with asyncio.timeout(left + GRACE_S):
                         result = await step(left)
                 ended = True

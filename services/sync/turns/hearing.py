@@ -7,8 +7,6 @@ import json
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 
-from opentelemetry.trace import SpanKind
-
 from services.common import tracing
 from services.common.errors import EarshotError
 from services.common.logs import get_logger
@@ -194,7 +192,7 @@ class Hearing:
             "invoke_agent",
             now - self._asked_at,
             stage="model",
-            kind=SpanKind.CLIENT,
+            kind="client",
             attributes={
                 "gen_ai.operation.name": "invoke_agent",
                 "gen_ai.provider.name": self.endpoint.name,
