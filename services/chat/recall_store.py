@@ -17,6 +17,7 @@ from services.chat.events import Event, Said
 from services.chat.policy import NPC
 from services.chat.recall import Memory
 from services.chat.terms import INDEX_VERSION, words
+from services.common.mirror import Found
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS utterances (id INTEGER PRIMARY KEY, tenant TEXT NOT NULL, world TEXT NOT NULL,"
@@ -95,8 +96,8 @@ def put(db: sqlite3.Connection, world: World, lines: Iterable[Line], *, embed: b
         scopes += [scope(db, world[0], "", npc) for npc in line.lasting]
         text, found = " ".join(map(str, scopes)), words(line.text)
         cursor = db.execute(
-            "INSERT OR IGNORE INTO utterances (tenant, world, seq, conversation, utterance, turn, speaker, name, kind,"
-            " owner, at_ms, words, lasting, scopes, body) VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
+            "INSERT OR IGNORE INTO utterances (id, tenant, world, seq, conversation, utterance, turn, speaker, name,"
+            " kind, owner, at_ms, words, lasting, scopes, body) VALUES (fresh_id(),?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)",
             (*world, line.seq, line.conversation_id, line.utterance_id, line.turn_id, line.speaker_id,
              line.speaker_name, line.kind, line.owner, line.at_ms, len(found), bool(line.lasting), text, line.text),
         )  # fmt: skip
@@ -119,7 +120,10 @@ def indexed(scopes: str, found: Sequence[str]) -> tuple[str, str]:
 def scope(db: sqlite3.Connection, tenant: str, world: str, npc: str) -> int:
     row = db.execute("SELECT id FROM scopes WHERE tenant=? AND world=? AND npc=?", (tenant, world, npc)).fetchone()
     if row is None:
-        db.execute("INSERT INTO scopes (tenant, world, npc, lines) VALUES (?,?,?,0)", (tenant, world, npc))
+        names = (tenant, world, npc)
+        db.execute(
+            "INSERT INTO scopes (id, tenant, world, npc, lines) VALUES (named_id(?,?,?),?,?,?,0)", (*names, *names)
+        )
         row = db.execute("SELECT last_insert_rowid()").fetchone()
     return int(row[0])
 
@@ -248,6 +252,37 @@ def prepare(db: sqlite3.Connection) -> None:
     db.execute("INSERT INTO recall (recall) VALUES ('delete-all')")
     for one, scopes, body in db.execute("SELECT id, scopes, body FROM utterances").fetchall():
         db.execute("INSERT INTO recall (rowid, scope, terms) VALUES (?,?,?)", (one, *indexed(scopes, words(body))))
+
+
+# -- lines that come and go with the partition of their world ----------------------------------------------------------
+
+_SCOPES, _BODY = 14, 15
+
+
+def entered(db: sqlite3.Connection, found: Found) -> None:
+    """Index lines that came."""
+    for row in found.get("utterances", ()):
+        marks = indexed(row[_SCOPES], words(row[_BODY]))
+        db.execute("INSERT INTO recall (rowid, scope, terms) VALUES (?,?,?)", (row[0], *marks))
+    _recount(db, found)
+
+
+def leaving(db: sqlite3.Connection, found: Found) -> None:
+    """Take lines that go out of the index."""
+    for row in found.get("utterances", ()):
+        _unindex(db, row[0], row[_SCOPES], row[_BODY])
+        db.execute("DELETE FROM vectors WHERE id=?", row[:1])
+        db.execute("DELETE FROM unembedded WHERE id=?", row[:1])
+    _recount(db, found)
+
+
+def _recount(db: sqlite3.Connection, found: Found) -> None:
+    touched = {int(scope) for row in found.get("utterances", ()) for scope in row[_SCOPES].split()}
+    touched |= {row[0] for row in found.get("scopes", ())}
+    for scope in touched:
+        (lines,) = db.execute("SELECT count(*) FROM recall WHERE recall MATCH ?", (f'"{scope}h"',)).fetchone()
+        db.execute("UPDATE scopes SET lines=? WHERE id=?", (lines, scope))
+    db.execute("DELETE FROM scopes WHERE lines<=0")
 
 
 # -- vectors and their queue -------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from services.chat.recollection import Recollection
 from services.chat.retracting import Retracting
 from services.chat.saying import PERIOD_S, Saying
 from services.chat.servicer import ChatServicer
-from services.chat.store import SCHEMA, ChatStore
+from services.chat.store import LAYOUT, SCHEMA, ChatStore
 from services.chat.worker import Retention
 from services.chat.worlds import Worlds
 from services.common.app import App
@@ -48,7 +48,7 @@ async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> 
     """Serve chat with a moderation service of one's own. inline: no thread of its own, for virtual time."""
     settings = app.settings
     app.calls("state", "sync")
-    store = ChatStore(app.open_store("chat", SCHEMA), settings.data_path("chat"), inline=inline)
+    store = ChatStore(app.open_store("chat", SCHEMA, LAYOUT), settings.data_path("chat"), inline=inline)
     state = state_pb2_grpc.StateServiceStub(app.channels.to("state"))
     sync = sync_pb2_grpc.SyncServiceStub(app.channels.to("sync"))
     crew, bell = Crew(), Bell()

@@ -16,6 +16,7 @@ import msgspec
 
 from services.chat import erasing, events, explaining, inputs, recall_store, recording_store
 from services.chat.effects import Explain
+from services.common.mirror import Layout
 from services.common.ownership import Fence
 from services.common.store import MEMORY, Database
 
@@ -38,6 +39,15 @@ SCHEMA = (
     " at_ms INTEGER NOT NULL, receipts BLOB NOT NULL, PRIMARY KEY (tenant, id)) WITHOUT ROWID",
     *recording_store.SCHEMA,
     *recall_store.SCHEMA,
+)
+
+LAYOUT = Layout(
+    # Vectors are made anew from the lines.
+    derived=frozenset({"recall", "recall_version", "vectors", "unembedded"}),
+    told=frozenset({"utterances", "scopes"}),
+    by_writer=frozenset({"scopes"}),
+    entered=recall_store.entered,
+    leaving=recall_store.leaving,
 )
 
 # Log numbers that a life of the store (one fencing token) may have shown without leaving a trace: no life reuses them.

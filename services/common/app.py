@@ -25,8 +25,10 @@ from services.common.errors import EarshotError
 from services.common.inprocess import InProcessServer
 from services.common.interceptors import RoomInterceptor
 from services.common.logs import get_logger
+from services.common.mirror import PRIVATE, Layout, Mirror
+from services.common.redis_rows import RedisRows, fit, new_slot
 from services.common.settings import SERVED, Settings
-from services.common.store import MEMORY, Database, Group
+from services.common.store import MEMORY, Database, Group, working_copy
 from services.common.telemetry import Metrics
 from services.common.tls import CallerInterceptor, require
 
@@ -79,6 +81,7 @@ class App:
         self._local = InProcessServer([self._interceptor])
         self.channels = Channels(settings, self._local, self.rooms)
         self._inline_stores = inline_stores
+        self._checked = False
         self._server: grpc.aio.Server | None = None
         self._health: health_aio.HealthServicer | None = None
         self._network = network
@@ -91,12 +94,29 @@ class App:
 
     # -- what a room's bind uses -----------------------------------------------------------------------------------
 
-    def open_store(self, room: str, schema: Sequence[str]) -> Database:
-        """The room's store; closed with the app. Raises StoreInUse when another process has it."""
+    def open_store(self, room: str, schema: Sequence[str], layout: Layout = PRIVATE) -> Database:
+        """The room's store; closed with the app. layout: how replicas share it, where the settings name a shared store.
+
+        Raises StoreInUse when another process has it; BadInput (STORE_UNFIT) and Unavailable for a shared store that
+        cannot be used.
+        """
+        if self.settings.store:
+            return self._open_shared(room, schema, layout)
         path = self.settings.data_path(room)
         database = Database(
             path, schema, inline=self._inline_stores or path == MEMORY, committed=commits(self.metrics, room)
         )
+        self.on_close(f"{room}.store", database.close)
+        return database
+
+    def _open_shared(self, room: str, schema: Sequence[str], layout: Layout) -> Database:
+        store = self.settings.store
+        if not self._checked:
+            fit(store)
+            self._checked = True
+        mirror = Mirror(layout, RedisRows(store, room), new_slot(store))
+        path = working_copy(self.settings.data, room)
+        database = Database(path, schema, committed=commits(self.metrics, room), mirror=mirror)
         self.on_close(f"{room}.store", database.close)
         return database
 

@@ -8,9 +8,13 @@ traffic.
 
 from __future__ import annotations
 
+import time
 import zlib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
+
+from services.common.errors import NotOwner, Unavailable
 
 PARTITIONS = 256
 
@@ -32,7 +36,17 @@ class Ownership(Protocol):
     """Port: embedded below; leases on a shared store for many replicas."""
 
     def fence(self, tenant: str, world: str) -> Fence:
-        """The fence to write with. Raises NotOwner (with the owner's address) when another replica owns the world."""
+        """The fence to write with. Raises NotOwner (with the owner's address) when another replica owns the world,
+        Unavailable (STORE_UNAVAILABLE) while it is not known whether this one still does."""
+        ...
+
+    def owns(self, tenant: str, world: str) -> bool:
+        """Whether the world is served here."""
+        ...
+
+    @property
+    def life(self) -> int:
+        """The highest token that is held here, 0 = none."""
         ...
 
 
@@ -44,3 +58,56 @@ class EmbeddedOwnership:
 
     def fence(self, tenant: str, world: str) -> Fence:
         return self._fences[partition_of(tenant, world)]
+
+    def owns(self, tenant: str, world: str) -> bool:
+        return True
+
+    @property
+    def life(self) -> int:
+        return self._fences[0].token
+
+
+class LeasedOwnership:
+    """What one of many replicas owns just now: tokens by partition, good until a monotonic time.
+
+    `replicas.py` keeps it true. Read on the loop's thread only.
+    """
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._fences: dict[int, Fence] = {}
+        # Addresses of the other owners, by partition.
+        self.owners: dict[int, str] = {}
+        self.until = float("-inf")
+
+    @property
+    def held(self) -> frozenset[int]:
+        """Partitions that are served here."""
+        return frozenset(self._fences)
+
+    def fence(self, tenant: str, world: str) -> Fence:
+        partition = partition_of(tenant, world)
+        fence = self._fences.get(partition)
+        if fence is None:
+            raise NotOwner(self.owners.get(partition, ""))
+        if self._monotonic() > self.until:
+            raise Unavailable("the lease could not be renewed", reason="STORE_UNAVAILABLE", retry_after_ms=1000)
+        return fence
+
+    def owns(self, tenant: str, world: str) -> bool:
+        return partition_of(tenant, world) in self._fences
+
+    @property
+    def life(self) -> int:
+        return max((fence.token for fence in self._fences.values()), default=0)
+
+    def hold(self, tokens: Mapping[int, int]) -> None:
+        """Serve partitions."""
+        for partition, token in tokens.items():
+            self._fences[partition] = Fence(partition, token)
+            self.owners.pop(partition, None)
+
+    def drop(self, partitions: Iterable[int]) -> None:
+        """Serve partitions no more."""
+        for partition in partitions:
+            self._fences.pop(partition, None)

@@ -43,6 +43,18 @@ class Settings(BaseSettings):
     # -- process ---------------------------------------------------------------------------------------------------
     listen: str = Field("127.0.0.1:8080", description="Address of the HTTP edge.")
     data: str = Field(".earshot", description="Data directory, or :memory: to keep nothing.")
+    store: str = Field(
+        "",
+        validation_alias=AliasChoices("EARSHOT_STORE", "REDIS_URL"),
+        description="redis://host:port/n: what must last is kept there (Redis 7.0 or newer, Valkey), and any number of "
+        "replicas share the work; empty = SQLite in the data directory, one process a room.",
+    )
+    lease_s: float = Field(
+        5.0, gt=0, description="A replica that is not heard of for so long loses its worlds to the others."
+    )
+    advertise: str = Field(
+        "", description="Host under which other processes reach this one's rooms; empty = that of each room's address."
+    )
     state_addr: str = Field("127.0.0.1:50051", description="Where StateService listens, and is called.")
     cluster_addr: str = Field("127.0.0.1:50052", description="Where ClusterService listens, and is called.")
     sync_addr: str = Field("127.0.0.1:50053", description="Where SyncService listens, and is called.")

@@ -1,5 +1,7 @@
 """SQLite for what must outlive the process: one writer thread, group commit, fenced writes.
 
+With a mirror the file is a replica's working copy of what Redis keeps (mirror.py); for a room it is the same port.
+
 Acknowledgement levels (docs/architecture.md): `durable=False` is soft (WAL NORMAL: survives kill -9, may lose the last
 second on power loss); `durable=True` is fsynced before the future resolves. Memory is authoritative; reads happen at
 load and for history, on a connection of their own.
@@ -12,17 +14,19 @@ import contextlib
 import fcntl
 import queue
 import sqlite3
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
 from services.common import tracing
-from services.common.errors import Conflict, EarshotError, Overloaded, Unavailable
-from services.common.ownership import PARTITIONS, EmbeddedOwnership, Fence
+from services.common.errors import Conflict, EarshotError, NotOwner, Overloaded, Unavailable
+from services.common.mirror import Mirror
+from services.common.ownership import PARTITIONS, EmbeddedOwnership, Fence, LeasedOwnership, Ownership
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
@@ -34,6 +38,11 @@ CHECKPOINT_PAGES = 1000
 MEMORY = ":memory:"
 # Bytes of a store that longer reads may map.
 MAPPED = 1 << 31
+# After this long without the shared store callers are told; it is tried again until its answer is known.
+PATIENCE_S = 0.8
+AGAIN_S = 0.1
+# Working copies of one room in one data directory.
+COPIES_MAX = 64
 
 _FENCE_SCHEMA = "CREATE TABLE IF NOT EXISTS fence (partition INTEGER PRIMARY KEY, token INTEGER NOT NULL) WITHOUT ROWID"
 
@@ -74,8 +83,14 @@ class Database:
         *,
         inline: bool = False,
         committed: Callable[[Group], None] | None = None,
+        mirror: Mirror | None = None,
+        lost: Callable[[set[int]], None] | None = None,
     ) -> None:
         self._path = str(path)
+        # Of a replica: this file is its working copy. lost: told, on the writer's thread, of partitions taken from it.
+        self._mirror = mirror
+        self._lost = lost
+        self._away = False
         # Told of every group commit, on the writer's thread.
         self._committed = committed
         self._inline = inline or self._path == MEMORY
@@ -83,7 +98,13 @@ class Database:
         self._writer = _connect(self._path)
         for statement in (_FENCE_SCHEMA, *schema):
             self._writer.execute(statement)
-        self.ownership = EmbeddedOwnership(self._claim())
+        self.ownership: Ownership
+        if mirror is None:
+            _embedded_ids(self._writer)
+            self.ownership = EmbeddedOwnership(self._claim())
+        else:
+            mirror.attach(self._writer)
+            self.ownership = LeasedOwnership()
         self._reader = self._writer if self._inline else _connect(self._path, read_only=True)
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._pending = 0
@@ -125,6 +146,8 @@ class Database:
         """Like write, without waiting: writes commit in the order of submission."""
         if self._closed:
             raise Unavailable("the store is closed", reason="STORE_UNAVAILABLE")
+        if self._away:
+            raise Unavailable("the shared store cannot be reached", reason="STORE_UNAVAILABLE", retry_after_ms=1000)
         if self._pending >= MAX_PENDING:
             raise Overloaded("too many writes wait for the disk", reason="STORE_QUEUE_FULL", retry_after_ms=1000)
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
@@ -177,8 +200,28 @@ class Database:
 
         Raises Unavailable (STORE_BUSY) when a reader kept the log busy; try again later.
         """
+        await self._outside(_truncate_log)
+        if self._mirror is not None:
+            await asyncio.to_thread(self._mirror.rows.compact)
+
+    async def enter(self, tokens: Mapping[int, int]) -> None:
+        """Take over partitions of the shared store, with these tokens. Raises Unavailable."""
+        mirror = self._shared
+        await self._outside(lambda db: _alone(db, lambda: mirror.enter(db, tokens)))
+
+    async def leave(self, partitions: Collection[int]) -> None:
+        """Let go of partitions of the shared store, once everything submitted so far is kept there."""
+        mirror = self._shared
+        await self._outside(lambda db: _alone(db, lambda: mirror.leave(db, partitions)))
+
+    @property
+    def _shared(self) -> Mirror:
+        assert self._mirror is not None, "only a replica's store has partitions that come and go"
+        return self._mirror
+
+    async def _outside(self, work: Work[None]) -> None:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._put(_Item(_truncate_log, True, None, future, outside=True))
+        self._put(_Item(work, True, None, future, outside=True))
         await asyncio.shield(future)
 
     async def close(self) -> None:
@@ -192,6 +235,8 @@ class Database:
             if self._checkpointer is not None:
                 await asyncio.to_thread(self._checkpointer.close)
             self._reader.close()
+        if self._mirror is not None:
+            self._mirror.rows.close()
         if self._looker is not None:
             pool, looker = self._looker
             await asyncio.to_thread(pool.shutdown)
@@ -240,15 +285,19 @@ class Database:
         began = time.perf_counter()
         kept = True
         try:
-            self._synchronize("FULL" if any(item.durable for item in batch) else "NORMAL")
+            self._synchronize(self._level_of(batch))
             connection.execute("BEGIN IMMEDIATE")
-            if len(batch) == 1:
+            if self._mirror is not None:
+                self._attempt_shared(connection, self._mirror, batch)
+                connection.execute("COMMIT")
+            elif len(batch) == 1:
                 self._attempt_alone(connection, batch[0])
             else:
                 for item in batch:
                     _attempt(connection, item)
+                    connection.execute("RELEASE item")
                 connection.execute("COMMIT")
-        except sqlite3.Error:
+        except (sqlite3.Error, Unavailable):
             with contextlib.suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             failure = Unavailable("the store cannot be written", reason="STORE_UNAVAILABLE", retry_after_ms=1000)
@@ -257,6 +306,68 @@ class Database:
                 item.error = item.error or failure
         if self._committed is not None:
             self._committed(Group(len(batch), time.perf_counter() - began, kept))
+
+    def _level_of(self, batch: list[_Item]) -> str:
+        """PRAGMA synchronous of a group. A working copy need not survive: what it holds is kept elsewhere."""
+        if self._mirror is not None:
+            return "OFF"
+        return "FULL" if any(item.durable for item in batch) else "NORMAL"
+
+    def _attempt_shared(self, connection: sqlite3.Connection, mirror: Mirror, batch: list[_Item]) -> None:
+        """Carry out a group and have the shared store keep it; only then is it committed here."""
+        touched: list[tuple[_Item, set[int]]] = []
+        for item in batch:
+            mark = mirror.begin(item.fence)
+            _attempt(connection, item)
+            partitions = mirror.partitions(mark)
+            if item.error is None and not partitions <= mirror.held.keys():
+                item.error = NotOwner()
+                connection.execute("ROLLBACK TO item")
+            if item.error is not None:
+                mirror.undo(mark)
+            connection.execute("RELEASE item")
+            touched.append((item, partitions))
+        fenced = self._share(mirror, connection, batch)
+        if fenced:
+            for item, partitions in touched:
+                if partitions & fenced or (item.fence is not None and item.fence.partition in fenced):
+                    item.error = Conflict("another owner took this world", reason="FENCED")
+            if self._lost is not None:
+                self._lost(fenced)
+
+    def _share(self, mirror: Mirror, connection: sqlite3.Connection, batch: list[_Item]) -> set[int]:
+        """Blocks until the shared store's answer is known, so that memory and store cannot part.
+
+        Callers are told after PATIENCE_S. Raises Unavailable only when the store is closed meanwhile.
+        """
+        batches = mirror.take(connection)
+        began = time.monotonic()
+        while batches:
+            try:
+                fenced = mirror.rows.write(batches)
+            except Unavailable as error:
+                if self._closed:
+                    raise
+                if not self._away and time.monotonic() - began > PATIENCE_S:
+                    self._away = True
+                    self._tell(batch, error)
+                time.sleep(AGAIN_S)
+            else:
+                self._away = False
+                return fenced
+        return set()
+
+    def _tell(self, batch: list[_Item], error: Unavailable) -> None:
+        """Let the callers go; what they asked for may still be kept, as after any lost answer."""
+
+        def tell() -> None:
+            for item in batch:
+                if not item.future.done():
+                    item.future.set_exception(error)
+                    item.future.exception()
+
+        with contextlib.suppress(RuntimeError):
+            batch[0].future.get_loop().call_soon_threadsafe(tell)
 
     def _synchronize(self, level: str) -> None:
         """Whether commits are flushed. Said only when it changes: each statement waits for the interpreter's lock."""
@@ -280,6 +391,7 @@ class Database:
 
 
 def _attempt(connection: sqlite3.Connection, item: _Item) -> None:
+    """Leaves the savepoint `item` behind."""
     connection.execute("SAVEPOINT item")
     try:
         if item.fence is not None:
@@ -290,7 +402,6 @@ def _attempt(connection: sqlite3.Connection, item: _Item) -> None:
     except Exception as error:  # noqa: BLE001 - whatever the work raised belongs to its caller, not to this thread
         item.error = error
         connection.execute("ROLLBACK TO item")
-    connection.execute("RELEASE item")
 
 
 def _attempt_outside(connection: sqlite3.Connection, item: _Item) -> None:
@@ -300,6 +411,23 @@ def _attempt_outside(connection: sqlite3.Connection, item: _Item) -> None:
         item.error = error
     except sqlite3.Error:
         item.error = Unavailable("the store cannot be written", reason="STORE_UNAVAILABLE", retry_after_ms=1000)
+
+
+def _alone(connection: sqlite3.Connection, work: Callable[[], None]) -> None:
+    """A transaction of its own."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        work()
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _embedded_ids(connection: sqlite3.Connection) -> None:
+    """Where one process makes all ids SQLite numbers the rows."""
+    connection.create_function("fresh_id", 0, lambda: None)
+    connection.create_function("named_id", -1, lambda *_: None)
 
 
 def _truncate_log(connection: sqlite3.Connection) -> None:
@@ -385,6 +513,27 @@ def _lock(path: str) -> IO[str] | None:
         handle.close()
         raise StoreInUse(path) from error
     return handle
+
+
+def working_copy(data: str, room: str) -> str:
+    """A file for a replica's copy of shared rows: nobody else's, and empty. Copies that nobody uses are used again."""
+    folder = Path(tempfile.gettempdir()) / "earshot" if data == MEMORY else Path(data)
+    folder = folder / "copies"
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(COPIES_MAX):
+        path = folder / f"{room}.{number}.db"
+        try:
+            lock = _lock(str(path))
+        except StoreInUse:
+            continue
+        for left in folder.glob(f"{path.name}*"):
+            if not left.name.endswith(".lock"):
+                left.unlink()
+        # Between this and the store's own lock another process may choose the same file: it is told so then.
+        if lock is not None:
+            lock.close()
+        return str(path)
+    raise StoreInUse(str(folder))
 
 
 def claimed(data: Path) -> bool:

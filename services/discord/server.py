@@ -13,7 +13,7 @@ from services.common.app import App
 from services.common.errors import BadInput
 from services.common.logs import get_logger
 from services.common.settings import Settings
-from services.discord.store import SCHEMA, DiscordStore
+from services.discord.store import LAYOUT, SCHEMA, DiscordStore
 from services.discord.talk import Talk
 
 _log = get_logger("discord")
@@ -31,7 +31,7 @@ async def bind(app: App) -> None:
     if settings.discord_api:
         discord_client.direct(settings.discord_api)
     app.calls("state", "chat")
-    store = DiscordStore(app.open_store("discord", SCHEMA))
+    store = DiscordStore(app.open_store("discord", SCHEMA, LAYOUT))
     chat = chat_pb2_grpc.ChatServiceStub(app.channels.to("chat"))
     state = state_pb2_grpc.StateServiceStub(app.channels.to("state"))
     talk = Talk(store, chat, state, random.Random().random)

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from dataclasses import dataclass
 
+from services.common.mirror import Layout
 from services.common.store import Database
 from services.discord.binding import Binding
 
@@ -23,6 +24,8 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS retraction (message INTEGER PRIMARY KEY, tenant TEXT NOT NULL, world TEXT NOT NULL,"
     " utterance TEXT NOT NULL, text TEXT NOT NULL)",
 )
+# One process holds the connection to Discord.
+LAYOUT = Layout(single=True)
 # Messages remembered per channel, so that a deletion finds its utterance; and as many sent ones, for `why`.
 KEPT = 20_000
 

@@ -23,7 +23,7 @@ from services.state.feed import Doorbells, Feed
 from services.state.intake import Intake, Times
 from services.state.rosters import Rosters
 from services.state.servicer import StateServicer
-from services.state.store import SCHEMA, StateStore
+from services.state.store import LAYOUT, SCHEMA, StateStore
 from services.state.worker import keep_saved, keep_time
 from services.state.worlds import Worlds
 
@@ -38,7 +38,7 @@ async def bind(app: App) -> None:
     """Open the store, load what it holds, serve, and keep time."""
     settings, clock = app.settings, app.clock
     app.calls("cluster")
-    store = StateStore(app.open_store("state", SCHEMA))
+    store = StateStore(app.open_store("state", SCHEMA, LAYOUT))
     worlds = Worlds(settings.worlds_max)
     worlds.retired_revision, worlds.retired_epoch = store.retired()
     tick = int(clock.monotonic() * 1000)

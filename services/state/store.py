@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from services.common.mirror import Layout
 from services.common.ownership import Fence
 from services.common.store import Database, check_fences
 from services.state.blob import encode
@@ -34,8 +35,11 @@ SCHEMA = (
     # The highest numbers of worlds that were deleted: a world of the same name starts above them.
     "CREATE TABLE IF NOT EXISTS retired (one INTEGER PRIMARY KEY CHECK (one = 1), revision INTEGER NOT NULL, "
     "epoch INTEGER NOT NULL)",
-    "INSERT OR IGNORE INTO retired VALUES (1, 0, 0)",
+    "CREATE TABLE IF NOT EXISTS retired_in (partition INTEGER PRIMARY KEY, revision INTEGER NOT NULL, "
+    "epoch INTEGER NOT NULL)",
 )
+# `retired` is of earlier versions, which kept one number for all.
+LAYOUT = Layout(derived=frozenset({"retired"}), by_writer=frozenset({"retired_in"}))
 # No revision is ever used twice: each life skips more than the one before can have shown without storing it.
 SKIP = 65_536
 PAGE = 256
@@ -145,23 +149,29 @@ class StateStore:
     async def retire(self, ref: Ref, revision: int, epoch: int) -> None:
         """Delete a world and its sessions; its numbers stay taken."""
 
+        fence = self._database.ownership.fence(*ref)
+
         def work(connection: sqlite3.Connection) -> None:
             where = "WHERE tenant = ? AND world = ?"
             connection.execute(
-                "UPDATE retired SET revision = max(revision, ?), epoch = max(epoch, ?)", (revision, epoch)
+                "INSERT INTO retired_in VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET "
+                "revision = max(revision, excluded.revision), epoch = max(epoch, excluded.epoch)",
+                (fence.partition, revision, epoch),
             )
             connection.execute(f"DELETE FROM world {where}", ref)
             connection.execute(f"DELETE FROM session {where}", ref)
 
-        await self._database.write(work, fence=self._database.ownership.fence(*ref))
+        await self._database.write(work, fence=fence)
 
     def retired(self) -> tuple[int, int]:
         """(revision, epoch) that no new world may reach down to."""
-        ((revision, epoch),) = self._database.read("SELECT revision, epoch FROM retired")
+        ((revision, epoch),) = self._database.read(
+            "SELECT coalesce(max(revision), 0), coalesce(max(epoch), 0) FROM "
+            "(SELECT revision, epoch FROM retired UNION ALL SELECT revision, epoch FROM retired_in)"
+        )
         # A world that was shown in an earlier life but never stored left no row: the life's number stands
         # for it.
-        life = self._database.ownership.fence("", "").token
-        return max(revision, SKIP * (life - 1)), epoch
+        return max(revision, SKIP * (self._database.ownership.life - 1)), epoch
 
     # -- sessions
     # --------------------------------------------------------------------------------------------------

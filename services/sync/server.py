@@ -5,10 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import astuple
+from functools import partial
 
 from earshot.sync.v1 import sync_pb2_grpc
 
 from services.common.app import App
+from services.common.mirror import Layout
 from services.common.settings import Settings
 from services.sync.agents.embodiments import Embodiments
 from services.sync.crew import Crew
@@ -39,6 +41,14 @@ from services.sync.worker import Checks, Deletions, Informer
 
 SERVICE = "earshot.sync.v1.SyncService"
 TABLES = (*SCHEMA, *markov_store.SCHEMA)
+LAYOUT = Layout(
+    # Usage is counted by each process.
+    derived=frozenset({"markov", "markov_word", "usage"}),
+    told=frozenset({"markov_line"}),
+    by_writer=frozenset({"local_agent", "local_block"}),
+    entered=partial(markov_store.count_lines, by=1),
+    leaving=partial(markov_store.count_lines, by=-1),
+)
 
 
 async def bind(app: App) -> None:
@@ -46,7 +56,7 @@ async def bind(app: App) -> None:
     settings = app.settings
     found = configured(settings)
     default = default_chain(settings, found)
-    store = SyncStore(app.open_store("sync", TABLES))
+    store = SyncStore(app.open_store("sync", TABLES, LAYOUT))
     await serve(app, store, make_runtimes(settings, found, store), default, found)
 
 

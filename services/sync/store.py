@@ -350,6 +350,7 @@ def _release(connection: sqlite3.Connection, record: AgentRecord) -> list[Deleti
     if record.adopted:
         return []
     cursor = connection.execute(
-        "INSERT INTO deletion (tenant, world, npc, runtime, agent_id) VALUES (?, ?, ?, ?, ?)", (*key, record.agent_id)
+        "INSERT INTO deletion (id, tenant, world, npc, runtime, agent_id) VALUES (fresh_id(), ?, ?, ?, ?, ?)",
+        (*key, record.agent_id),
     )
     return [Deletion(int(cursor.lastrowid or 0), record.key, record.runtime, record.agent_id)]

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from services.common.mirror import Found
 from services.common.store import Database
 from services.sync.context import Key
 from services.sync.degraded.markov import START, Trigram, norm, trigrams
@@ -193,6 +194,13 @@ def _count(connection: sqlite3.Connection, tenant: str, npc: str, text: str, by:
             "DELETE FROM markov_word WHERE tenant = ? AND npc = ? AND norm = ? AND word = ? AND n <= 0",
             [(tenant, npc, norm(word), word) for _, word, _ in found],
         )
+
+
+def count_lines(connection: sqlite3.Connection, found: Found, *, by: int) -> None:
+    """Lines came (1) or go (-1) with the partition of their world."""
+    for tenant, npc, world, _, _, text, _ in found.get("markov_line", ()):
+        if world != AUTHOR:
+            _count(connection, tenant, npc, text, by)
 
 
 def _remove(connection: sqlite3.Connection, where: str, values: Sequence[str]) -> int:

@@ -16,6 +16,7 @@ from services.cluster.proximity import components_in_python
 from services.cluster.servicer import ClusterServicer
 from services.common.app import App
 from services.common.clock import Clock, LoopClock
+from services.common.mirror import PRIVATE, Layout
 from services.common.settings import Settings
 from services.common.store import Database
 from services.state import server
@@ -49,8 +50,8 @@ class StoringApp(App):
 
     database: Database
 
-    def open_store(self, room: str, schema: Sequence[str]) -> Database:
-        self.database = super().open_store(room, schema)
+    def open_store(self, room: str, schema: Sequence[str], layout: Layout = PRIVATE) -> Database:
+        self.database = super().open_store(room, schema, layout)
         return self.database
 
 

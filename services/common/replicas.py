@@ -1,0 +1,196 @@
+"""A room's share of the work where there are several of it: leases kept, partitions taken over and handed on.
+
+Each replica beats; everybody computes the same plan from who is alive (rendezvous hashing: a replica that comes or goes
+moves its own share and nothing else). A partition that should be elsewhere is handed on: callers are told, what was
+written is kept, the room lets go, and only then the next one takes it. What a dead replica had is taken when its lease
+has run out; should it come back to life, its token is old.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass
+
+from services.common.errors import EarshotError
+from services.common.logs import get_logger
+from services.common.ownership import PARTITIONS, LeasedOwnership
+from services.common.registry import Registry, Replica
+from services.common.store import Database
+
+EVERYTHING = frozenset(range(PARTITIONS))
+# Beats in one lease; and the share of the lease after which an owner that was not renewed stops by itself.
+BEATS = 5
+STOP_AFTER = 2 / 3
+# Partitions that are taken up in one go: others are served in between.
+TOGETHER = 64
+RETRY_S = 0.2
+# How long a stop may take to hand on what is here.
+PART_S = 3.0
+
+_log = get_logger("common")
+
+Partitions = frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """What a room does when partitions come (their rows are in its store) and when they go (their rows still are)."""
+
+    entered: Callable[[Partitions], Awaitable[None]]
+    leaving: Callable[[Partitions], Awaitable[None]]
+
+
+def plan(replicas: Iterable[str]) -> dict[int, str]:
+    """Who should own each partition. Every replica that sees the same others computes the same."""
+    ids = sorted(replicas)
+    return (
+        {partition: max(ids, key=lambda one: _weight(one, partition)) for partition in range(PARTITIONS)} if ids else {}
+    )
+
+
+def _weight(replica: str, partition: int) -> bytes:
+    return hashlib.blake2b(f"{replica} {partition}".encode(), digest_size=8).digest()
+
+
+class Replicas:
+    """Keeps `ownership` true for one room of this process."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        database: Database,
+        holder: Holder,
+        me: Replica,
+        lease_s: float,
+        monotonic: Callable[[], float],
+    ) -> None:
+        assert isinstance(database.ownership, LeasedOwnership)
+        self._registry = registry
+        self._database = database
+        self._ownership = database.ownership
+        self._holder = holder
+        self._me = me
+        self._lease_s = lease_s
+        self._monotonic = monotonic
+        self._alive: dict[str, str] = {}
+        self._tokens: dict[int, int] = {}
+        self._lost: set[int] = set()
+        self._doubt = False
+        self._wake = asyncio.Event()
+        self.settled = asyncio.Event()
+
+    def lost(self, partitions: Collection[int]) -> None:
+        """A write was refused: another owner took these."""
+        self._lost |= set(partitions)
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Beat, and do what follows, until cancelled; then hand everything on."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._beat(), name="replicas.beat")
+                group.create_task(self._settle(), name="replicas.settle")
+        finally:
+            with contextlib.suppress(TimeoutError, EarshotError):
+                async with asyncio.timeout(PART_S):
+                    await self._part()
+
+    async def _beat(self) -> None:
+        reached = True
+        while True:
+            began = self._monotonic()
+            if self._tokens and began > self._ownership.until:
+                self._doubt = True  # others may have taken over meanwhile
+            try:
+                self._alive = await self._registry.beat(self._me, round(self._lease_s * 1000))
+            except EarshotError:
+                if reached:
+                    _log.warning("lease_not_renewed")
+                reached = False
+                await asyncio.sleep(RETRY_S)
+                continue
+            reached = True
+            if not self._doubt:
+                self._ownership.until = began + self._lease_s * STOP_AFTER
+            self._wake.set()
+            await asyncio.sleep(max(self._lease_s / BEATS - (self._monotonic() - began), 0.0))
+
+    async def _settle(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                await self._adjust()
+            except EarshotError as error:
+                _log.warning("partitions_not_settled", reason=error.reason)
+                await asyncio.sleep(RETRY_S)
+                self._wake.set()
+
+    async def _adjust(self) -> None:
+        """Bring what is held here to what the plan says, as far as others let go."""
+        if self._doubt:
+            now = await self._registry.tokens(list(self._tokens))
+            self._lost |= {partition for partition, token in now.items() if token != self._tokens[partition]}
+        if self._lost:
+            lost, self._lost = self._lost & self._tokens.keys(), set()
+            await self._drop(lost)
+        self._doubt = False
+        wanted = {one for one, owner in plan(self._alive).items() if owner == self._me.id}
+        surplus = self._tokens.keys() - wanted
+        if surplus:
+            await self._hand_on(surplus)
+        missing = sorted(wanted - self._tokens.keys())
+        for start in range(0, len(missing), TOGETHER):
+            await self._take(missing[start : start + TOGETHER])
+        self._ownership.owners = {
+            partition: address for partition, address in (await self._registry.owners()).items()
+            if partition not in self._tokens
+        }  # fmt: skip
+        if wanted and wanted <= self._tokens.keys():
+            self.settled.set()
+
+    async def _take(self, partitions: Collection[int]) -> None:
+        tokens = await self._registry.take(partitions, self._me, self._alive)
+        if not tokens:
+            return
+        try:
+            await self._database.enter(tokens)
+        except EarshotError:
+            with contextlib.suppress(EarshotError):
+                await self._registry.give(tokens)
+            raise
+        self._tokens.update(tokens)
+        self._ownership.hold(tokens)
+        await self._holder.entered(frozenset(tokens))
+        await self._registry.show(self._me, tokens)
+        _log.info("partitions_taken", number=len(tokens))
+
+    async def _hand_on(self, partitions: Collection[int]) -> None:
+        """To whom the plan names, who takes them as soon as nobody has them."""
+        given = {partition: self._tokens[partition] for partition in partitions}
+        await self._registry.unshow(self._me, given)
+        await self._drop(given)
+        await self._registry.give(given)
+        _log.info("partitions_handed_on", number=len(given))
+
+    async def _drop(self, partitions: Collection[int]) -> None:
+        gone = frozenset(partitions)
+        if not gone:
+            return
+        self._ownership.drop(gone)
+        await self._holder.leaving(gone)
+        for partition in gone:
+            self._tokens.pop(partition, None)
+        await self._database.leave(gone)
+
+    async def _part(self) -> None:
+        self._ownership.owners = {}
+        await self._registry.part(self._me)
+        given = dict(self._tokens)
+        await self._registry.unshow(self._me, given)
+        self._ownership.drop(given)
+        await self._database.flush()
+        await self._registry.give(given)
