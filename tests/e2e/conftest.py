@@ -18,7 +18,7 @@ from tests.e2e.stack import EMBEDDED, ROOT, SPLIT, Stack
 TOPOLOGIES = {"embedded": EMBEDDED, "split": SPLIT}
 _numbers = itertools.count(1)
 
-ROSTER = {
+ROSTER: dict[str, list[dict[str, Any]]] = {
     "npcs": [
         {"id": "mara", "display_name": "Mara", "aliases": ["barkeep"], "talkativeness": 0.6,
          "persona": "You are Mara, who keeps the Lantern tavern. Warm, dry, knows everyone.",

@@ -54,6 +54,8 @@ class Stack:
     runtime: str = "offline"
     # What `python -m` runs, before its --target.
     program: tuple[str, ...] = ("services", "up")
+    # More environment of one target's process, taken when it starts.
+    extra: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         edge, state, cluster, sync, chat = free_ports(5)
@@ -88,7 +90,8 @@ class Stack:
             with self.log.open("ab") as log:
                 self.processes[target] = subprocess.Popen(
                     [sys.executable, "-m", *self.program, "--target", target],
-                    env=self._environment, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+                    env={**self._environment, **self.extra.get(target, {})}, cwd=ROOT, stdout=log, stderr=log,
+                    stdin=subprocess.DEVNULL,
                 )  # fmt: skip
         self._wait_ready()
 
