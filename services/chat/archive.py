@@ -114,7 +114,8 @@ def message_of(entry: Any, number: int) -> Message | None:
     if not isinstance(entry, dict):
         return None
     exported = "content" in entry
-    if exported and (entry.get("type") not in (None, "Default", "Reply") or _author(entry).get("isBot")):
+    author = _author(entry)
+    if exported and (entry.get("type") not in (None, "Default", "Reply") or author.get("isBot")):
         return None
     said = entry.get("content" if exported else "message")
     text = hygiene.clean(said)[:TEXT_MAX] if isinstance(said, str) else ""
@@ -122,7 +123,6 @@ def message_of(entry: Any, number: int) -> Message | None:
         text = " ".join((text, *_attachments(entry["attachments"]))).strip()
     if not text:
         return None
-    author = _author(entry)
     author_id = f"discord:{author['id']}" if isinstance(author.get("id"), str) else ""
     shown = author.get("nickname") or author.get("name")
     name = _name(shown) if isinstance(shown, str) else "someone"

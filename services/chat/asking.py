@@ -7,6 +7,7 @@ the floor is somebody else's: nothing is fed any more.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -15,7 +16,7 @@ from earshot.state.v1 import state_pb2
 from earshot.sync.v1 import sync_pb2
 from earshot.type.v1 import type_pb2
 
-from services.chat import context_budget, history, hygiene
+from services.chat import context_budget, history, hygiene, outside
 from services.chat.actor import WorldActor
 from services.chat.conversation import SOLO, Act, Recalled
 from services.chat.effects import Ask
@@ -78,11 +79,15 @@ class Asking:
         try:
             with tracing.span("history", stage="history"):
                 request, remembered = await self._request(actor, ask)
+            told = (*request.lines, *request.recalled)
+            elsewhere = [line.text for line in told if outside.outside(line.speaker_id)]
             recall_ms = round((self.clock.monotonic() - started) * 1000)
             with tracing.span("hop", stage="hop"):
                 call = self.sync.Converse(request, timeout=self.deadline_s)
                 async for message in call:
-                    finished = await self._take(actor, ask, message, started, remembered, recall_ms) or finished
+                    finished = (
+                        await self._take(actor, ask, message, elsewhere, started, remembered, recall_ms) or finished
+                    )
             if finished is not None:
                 outcome, reason = OUTCOMES.get(finished.outcome, "spoke"), ""
         except grpc.aio.AioRpcError as error:
@@ -111,6 +116,7 @@ class Asking:
         actor: WorldActor,
         ask: Ask,
         message: sync_pb2.ConverseResponse,
+        elsewhere: Sequence[str],
         started: float,
         remembered: Remembered,
         recall_ms: int,
@@ -121,7 +127,7 @@ class Asking:
             case "sentence":
                 text = await check_after(self.moderator, hygiene.clean(message.sentence.text))
                 if text:
-                    await actor.feed(Spoke(0, ask.turn_id, text))
+                    await actor.feed(Spoke(0, ask.turn_id, text, outside.quotes(text, elsewhere)))
             case "action":
                 action = message.action.action
                 await actor.feed(Acted(0, ask.turn_id, Act(action.action_id, action.type, action.data)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from services.chat import floor, scene
+from services.chat import floor, outside, scene
 from services.chat.conversation import CONVERSATION, URGENT, Conversation, Owed, Turn, Utterance
 from services.chat.draft import Draft
 from services.chat.effects import Explain
@@ -36,7 +36,7 @@ def grant_pick(
             kind=kind,
             reason=decision.reason,
             causes=causes,
-            cause_player=player if is_player else next(iter(conversation.players()), ""),
+            cause_player=player if is_player else outside.somebody(conversation.players()),
             stand_in=decision.speakers[1] if len(decision.speakers) > 1 else "",
             decision=decision,
         ),
@@ -45,7 +45,7 @@ def grant_pick(
 
 def grant_owed(draft: Draft, conversation_id: str, owed: Owed) -> bool:
     """Give an obliged NPC the floor; False when the newest utterance has used up its calls, which is told."""
-    causes = floor.causes_of(draft, conversation_id)
+    causes = floor.causes_of(draft, conversation_id, owed.player_id)
     if not floor.calls_left(draft, causes):
         fail_owed(draft, conversation_id, owed, "CALL_LIMIT")
         return False
@@ -82,7 +82,7 @@ def grant_wish(draft: Draft, conversation: Conversation) -> None:
             lane=URGENT if wish.urgent else CONVERSATION,
             kind=DECIDE,
             reason="DECIDE",
-            cause_player=next(iter(conversation.players()), ""),
+            cause_player=outside.somebody(conversation.players()),
             speech=wish.speech and scene.may_add_a_line(draft, conversation),
             decide_reasons=wish.reasons,
             requests=wish.requests,

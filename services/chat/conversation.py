@@ -76,6 +76,9 @@ class Turn:
     asked_ms: int = 0
     first_ms: int = 0
     sentences: tuple[str, ...] = ()
+    # Of them those that players in the game may read; apart: none, for it answers somebody who is in no game.
+    told: tuple[str, ...] = ()
+    apart: bool = False
     actions: tuple[Act, ...] = ()
     stop_after: int = -1
     stop_reason: str = ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
-from services.chat import effects, events
+from services.chat import effects, events, outside
 from services.chat.conversation import SOLO, Conversation, Session, Turn, Utterance, World
 from services.chat.rules import Rules
 
@@ -65,6 +65,10 @@ class Draft:
     def law(self, conversation: Conversation) -> Rules:
         """The rules that hold where a conversation is."""
         return self.places.get(conversation.place, self.rules)
+
+    def apart(self, *players: str) -> bool:
+        """Whether what is due to these may not enter the game: one of them is in a second place to talk."""
+        return not self.rules.outside_in_game and any(map(outside.outside, players))
 
     def emit(self, conversation_id: str, body: events.Body, revision: int = 0) -> events.Event:
         """Append to the log, at the known revision unless an earlier one is meant."""

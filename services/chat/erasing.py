@@ -38,7 +38,7 @@ def without(event: Event, player: str, names: Sequence[str]) -> Event | None:
 def hearers(event: Event, player: str) -> tuple[str, ...]:
     """NPCs that heard the player in this entry."""
     body = event.body
-    if isinstance(body, Said) and (body.speaker_id == player or body.cause_user_id == player):
+    if isinstance(body, Said) and player in (body.speaker_id, body.cause_user_id, body.due_to):
         return body.hearers
     return body.hearers if isinstance(body, Noticed) and player in body.persons else ()
 
@@ -54,7 +54,7 @@ def names(event: Event, player: str) -> tuple[str, ...]:
 
 
 def _said(event: Event, said: Said, player: str, names: Sequence[str]) -> Event | None:
-    if said.speaker_id == player or (said.speaker_kind == NPC and said.cause_user_id == player):
+    if said.speaker_id == player or (said.speaker_kind == NPC and player in (said.cause_user_id, said.due_to)):
         return None
     text = unnamed(said.text, names)
     audience = tuple(who for who in said.audience if who != player)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import msgspec
 
 from services.chat.conversation import Act
-from services.chat.policy import Participant
+from services.chat.policy import NPC, Participant
 
 
 class Said(msgspec.Struct, frozen=True, tag_field="entry", tag="said", omit_defaults=True):
-    """A line, by a player or one sentence of an NPC. hearers: NPCs that witnessed it."""
+    """A line, by a player or one sentence of an NPC. hearers: NPCs that witnessed it.
+
+    due_to: who caused an NPC's line, where the platform's filter attributes it to somebody else.
+    """
 
     utterance_id: str
     speaker_id: str
@@ -24,6 +27,12 @@ class Said(msgspec.Struct, frozen=True, tag_field="entry", tag="said", omit_defa
     expires_at_ms: int = 0
     degraded: str = ""
     hearers: tuple[str, ...] = ()
+    due_to: str = ""
+
+    @property
+    def owner(self) -> str:
+        """The player with whose session and erasure the line goes, "" = nobody."""
+        return self.speaker_id if self.speaker_kind != NPC else self.due_to or self.cause_user_id
 
 
 class Moved(msgspec.Struct, frozen=True, tag_field="entry", tag="moved", omit_defaults=True):

@@ -5,6 +5,7 @@ A turn is known by its id while it has the floor; whatever arrives for another i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from services.chat import cues, outside, share, vocative
@@ -22,9 +23,17 @@ SPEAKING = "speaking"
 DAY_MS = 86_400_000
 
 
-def causes_of(draft: Draft, conversation_id: str) -> tuple[str, ...]:
-    """Open utterances that a reply given now would answer, oldest first; the newest pays for the call."""
-    return tuple(utterance.id for utterance in draft.utterances(conversation_id) if not utterance.gathering)
+def causes_of(draft: Draft, conversation_id: str, player_id: str) -> tuple[str, ...]:
+    """Open utterances that a reply to this player would answer, oldest first; the newest pays for the call.
+
+    What may not enter the game is answered by itself.
+    """
+    side = draft.apart(player_id)
+    return tuple(
+        utterance.id
+        for utterance in draft.utterances(conversation_id)
+        if not utterance.gathering and draft.apart(utterance.speaker_id) == side
+    )
 
 
 def calls_left(draft: Draft, causes: tuple[str, ...]) -> bool:
@@ -64,6 +73,7 @@ def grant(draft: Draft, conversation_id: str, turn: Turn) -> Turn:
         granted_ms=draft.at,
         phase=QUEUED,
         min_revision=max([draft.revision, *(utterance.revision for utterance in utterances)]),
+        apart=draft.apart(turn.cause_player, *(one.speaker_id for one in utterances if one.id in turn.causes)),
     )
     draft.change(conversation_id, floor=turn)
     if turn.cause_player and draft.rules.player_turns_day:
@@ -155,7 +165,20 @@ def speak(draft: Draft, item: Spoke) -> bool:
         return False
     where, turn = found
     conversation = draft.conversations[where]
+    apart = turn.apart or (item.quotes and not draft.rules.outside_in_game)
     audience = conversation.players()
+    if apart:
+        audience = outside.only(audience) or outside.only((turn.cause_player,))
+    if audience or not apart:
+        _say(draft, where, turn, item.text, audience)
+    first = turn.first_ms or draft.at
+    told = turn.told if apart else (*turn.told, item.text)
+    turn = draft.change_turn(where, phase=SPEAKING, first_ms=first, sentences=(*turn.sentences, item.text), told=told)
+    draft.change(where, cancels=0, last_ms=draft.at)
+    return 0 <= turn.stop_after <= len(turn.sentences)
+
+
+def _say(draft: Draft, where: str, turn: Turn, text: str, audience: tuple[str, ...]) -> None:
     cause = outside.cause(turn.cause_player, audience)
     draft.emit(
         where,
@@ -164,21 +187,18 @@ def speak(draft: Draft, item: Spoke) -> bool:
             speaker_id=turn.npc_id,
             speaker_name=turn.npc_name,
             speaker_kind=NPC,
-            text=item.text,
+            text=text,
             turn_id=turn.id,
             sentence=len(turn.sentences),
             audience=audience,
             cause_user_id=cause,
+            due_to=turn.cause_player if turn.cause_player != cause else "",
             ai=True,
             expires_at_ms=draft.at + draft.rules.utterance_ttl_ms,
             degraded=turn.degraded,
-            hearers=conversation.npcs(),
+            hearers=draft.conversations[where].npcs(),
         ),
     )
-    first = turn.first_ms or draft.at
-    turn = draft.change_turn(where, phase=SPEAKING, first_ms=first, sentences=(*turn.sentences, item.text))
-    draft.change(where, cancels=0, last_ms=draft.at)
-    return 0 <= turn.stop_after <= len(turn.sentences)
 
 
 def act(draft: Draft, item: Acted) -> None:
@@ -276,22 +296,28 @@ def _tell(draft: Draft, conversation_id: str, turn: Turn, phase: str, reason: st
 
 def _answer(draft: Draft, turn: Turn, phase: str, reason: str) -> None:
     """Attach what the turn said and did to the utterances and requests that caused it."""
-    reply = Reply(
-        turn.id, turn.npc_id, turn.npc_name, " ".join(turn.sentences), turn.actions, turn.revision_seen, turn.degraded
-    )
-    said = bool(turn.sentences or turn.actions)
+    whole, shown = _reply(turn, turn.sentences), _reply(turn, turn.told)
     for cause in turn.causes:
         utterance = draft.open.get(cause)
         if utterance is None:
             continue
-        if said:
+        reply = whole if outside.outside(utterance.speaker_id) else shown
+        if reply.text or reply.actions:
             draft.change_utterance(cause, replies=(*utterance.replies, reply), failed=False, reason="")
             draft.do(Replied(cause, reply))
         elif not utterance.replies:
-            draft.change_utterance(cause, reason=reason, failed=phase == "failed")
+            why = "APART" if whole.text else reason
+            draft.change_utterance(cause, reason=why, failed=phase == "failed")
+    said = bool(shown.text or shown.actions)
     for number, request in enumerate(turn.requests):
         outcome = "failed" if phase in ("failed", "cancelled") and not said else "merged" if number else "decided"
-        draft.do(WishSettled(request, turn.id, outcome, reason, reply if said else None))
+        draft.do(WishSettled(request, turn.id, outcome, reason, shown if said else None))
+
+
+def _reply(turn: Turn, sentences: Sequence[str]) -> Reply:
+    return Reply(
+        turn.id, turn.npc_id, turn.npc_name, " ".join(sentences), turn.actions, turn.revision_seen, turn.degraded
+    )
 
 
 def _worker_free(draft: Draft, turn: Turn) -> bool:

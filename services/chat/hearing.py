@@ -122,7 +122,7 @@ def _log(draft: Draft, item: Heard, conversation: Conversation | None, utterance
             speaker_name=item.speaker.name,
             speaker_kind=item.speaker.kind,
             text=item.text,
-            audience=outside.audience(item.speaker.id, players, in_game=draft.rules.outside_in_game),
+            audience=outside.only(players) if draft.apart(item.speaker.id) else players,
             cause_user_id=item.speaker.id if is_player else next(iter(players), ""),
             expires_at_ms=draft.at + draft.rules.utterance_ttl_ms,
             hearers=hearers,

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from services.chat.context_budget import cost
 from services.chat.conversation import Session
 from services.chat.events import Event, Noticed, Said
-from services.chat.policy import NPC
 
 # A joiner is told the last lines from before it came, in one notice.
 GIST_LINES = 3
@@ -86,8 +85,7 @@ def _gist(log: Sequence[Event], npc_id: str, conversation_id: str, sessions: Map
 
 
 def _is_remembered(seq: int, said: Said, sessions: Mapping[str, Session]) -> bool:
-    owner = said.cause_user_id if said.speaker_kind == NPC else said.speaker_id
-    return not owner or _current(seq, (owner,), sessions)
+    return not said.owner or _current(seq, (said.owner,), sessions)
 
 
 def _current(seq: int, players: Iterable[str], sessions: Mapping[str, Session]) -> bool:

@@ -106,11 +106,12 @@ class TurnStarted(msgspec.Struct, frozen=True, tag="turn_started"):
 
 
 class Spoke(msgspec.Struct, frozen=True, tag="spoke"):
-    """One sentence of a turn."""
+    """One sentence of a turn. quotes: it repeats what somebody wrote who is in no game."""
 
     at_ms: int
     turn_id: str
     text: str
+    quotes: bool = False
 
 
 class Acted(msgspec.Struct, frozen=True, tag="acted"):

@@ -33,7 +33,7 @@ def judge(draft: Draft, utterance_id: str) -> None:
         draft.change_utterance(conversation.undecided, reason="SUPERSEDED")
         draft.change(conversation.id, undecided=utterance.id)
     elif decision.speakers and not conversation.owed:
-        causes = floor.causes_of(draft, conversation.id)
+        causes = floor.causes_of(draft, conversation.id, utterance.speaker_id)
         if floor.calls_left(draft, causes):
             award.grant_pick(draft, conversation.id, decision, award.REPLY, utterance.speaker_id, causes, lane)
         else:
@@ -77,7 +77,7 @@ def after_turn(draft: Draft, conversation_id: str, turn: Turn) -> None:
     conversation = draft.conversations.get(conversation_id)
     if conversation is None or conversation.floor is not None or not turn.sentences:
         return
-    causes = floor.causes_of(draft, conversation_id)
+    causes = floor.causes_of(draft, conversation_id, turn.cause_player)
     latest = draft.open.get(causes[-1]) if causes else None
     if latest is not None and latest.waiting:
         # The existing game's calls are for one sentence: it gets one answer.
@@ -107,7 +107,7 @@ def step_in(draft: Draft, conversation_id: str, turn: Turn) -> bool:
         return False
     if other not in conversation.members or scene.excluded(draft, conversation, latest).get(other):
         return False
-    spare = replace(turn, npc_id=other, reason="STAND_IN", stand_in="", sentences=(), actions=(), asked_ms=0)
+    spare = replace(turn, npc_id=other, reason="STAND_IN", stand_in="", sentences=(), told=(), actions=(), asked_ms=0)
     floor.grant(draft, conversation_id, replace(spare, first_ms=0, heard=False, revision_seen=0, stages={}, runtime=""))
     return True
 
@@ -120,7 +120,7 @@ def owed_again(turn: Turn) -> Owed:
 def owe(draft: Draft, conversation_id: str, owed: Owed) -> None:
     """Let an NPC owe an answer after those who owe one already; beyond the bound it is failed visibly."""
     already = draft.conversations[conversation_id].owed
-    if any(other.npc_id == owed.npc_id for other in already):
+    if any(_same(draft, other, owed) for other in already):
         return
     if len(already) >= draft.rules.addressed_max:
         award.fail_owed(draft, conversation_id, owed, "SUPERSEDED")
@@ -151,7 +151,7 @@ def _interrupt(draft: Draft, conversation: Conversation, utterance: Utterance) -
     owed = draft.conversations[conversation.id].owed
     if turn.obliged:
         back = owed_again(turn)
-        owed = (back, *(other for other in owed if other.npc_id != turn.npc_id))
+        owed = (back, *(other for other in owed if not _same(draft, other, back)))
     draft.change(conversation.id, owed=owed, cancels=conversation.cancels + 1)
     if turn.kind == award.DECIDE:
         initiative.want(draft, Wish(turn.npc_id, turn.decide_reasons, turn.speech, turn.lane == URGENT))
@@ -162,12 +162,17 @@ def _oblige(draft: Draft, conversation_id: str, utterance: Utterance, decision: 
     """Put the addressed first; whom players addressed before still gets its turn, within the bound, or is failed."""
     conversation = draft.conversations[conversation_id]
     fresh = [Owed(npc, utterance.id, decision.reason, utterance.speaker_id, decision) for npc in decision.speakers]
-    named = {owed.npc_id for owed in fresh}
-    merged = [*fresh, *(owed for owed in conversation.owed if owed.npc_id not in named)]
+    others = (owed for owed in conversation.owed if not any(_same(draft, owed, one) for one in fresh))
+    merged = [*fresh, *others]
     bound = draft.rules.addressed_max
     draft.change(conversation_id, owed=tuple(merged[:bound]))
     for owed in merged[bound:]:
         award.fail_owed(draft, conversation_id, owed, "SUPERSEDED")
+
+
+def _same(draft: Draft, one: Owed, other: Owed) -> bool:
+    """Whether one answer serves both."""
+    return one.npc_id == other.npc_id and draft.apart(one.player_id) == draft.apart(other.player_id)
 
 
 def _without(owed: tuple[Owed, ...], one: Owed) -> tuple[Owed, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from services.chat import award, floor, initiative, judgement, sessions
+from services.chat import award, floor, initiative, judgement, outside, sessions
 from services.chat.conversation import SOLO, Conversation, Turn, Wish
 from services.chat.draft import Draft
 from services.chat.events import Moved, Noticed
@@ -66,13 +66,18 @@ def _announce(draft: Draft, change: Transition, clusters: dict[str, Cluster]) ->
     """Log a change, and beside it a notice that says who is there now."""
     cluster = clusters.get(change.lineage)
     members = cluster.members if cluster else ()
-    draft.emit(change.lineage, Moved(change.type, change.member_ids, change.other, members), revision=change.revision)
+    named = change.member_ids if draft.rules.outside_in_game else outside.in_game(change.member_ids)
+    if named:
+        shown = tuple(person for person in members if not draft.apart(person.id))
+        draft.emit(change.lineage, Moved(change.type, named, change.other, shown), revision=change.revision)
     npcs = tuple(person.id for person in members if person.kind == NPC)
     if npcs and change.type in NOTICED:
         players = tuple(person.id for person in members if person.kind == PLAYER)
-        named = tuple(dict.fromkeys((*players, *(name for name in change.member_ids if name not in npcs))))
+        known = (*players, *change.member_ids)
+        audience = outside.only(known) if draft.apart(*known) else players
+        persons = tuple(dict.fromkeys((*players, *(name for name in change.member_ids if name not in npcs))))
         text = _notice(draft, change, members)
-        draft.emit(change.lineage, Noticed(text, players, npcs, named), revision=change.revision)
+        draft.emit(change.lineage, Noticed(text, audience, npcs, persons), revision=change.revision)
 
 
 def _notice(draft: Draft, change: Transition, members: tuple[Participant, ...]) -> str:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from services.chat import erasing
 from services.chat.events import Event, Said
-from services.chat.policy import NPC
 from services.chat.recall import Memory
 from services.chat.terms import INDEX_VERSION, words
 from services.common.mirror import Found
@@ -26,7 +25,8 @@ SCHEMA = (
     " words INTEGER NOT NULL, lasting INTEGER NOT NULL, scopes TEXT NOT NULL, body TEXT NOT NULL)",
     "CREATE UNIQUE INDEX IF NOT EXISTS utterances_id ON utterances (tenant, world, utterance)",
     "CREATE INDEX IF NOT EXISTS utterances_at ON utterances (tenant, world, seq)",
-    "CREATE INDEX IF NOT EXISTS utterances_of ON utterances (tenant, speaker)",
+    # Once there was one by speaker: players own what they say, so that it held nothing that the next does not.
+    "DROP INDEX IF EXISTS utterances_of",
     "CREATE INDEX IF NOT EXISTS utterances_owned ON utterances (tenant, owner)",
     "CREATE INDEX IF NOT EXISTS utterances_age ON utterances (lasting, at_ms)",
     "CREATE TABLE IF NOT EXISTS scopes (id INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL,"
@@ -77,7 +77,7 @@ def line_of(event: Event, lasting: Collection[str]) -> Line | None:
         speaker_id=said.speaker_id,
         speaker_name=said.speaker_name,
         kind=said.speaker_kind,
-        owner=said.cause_user_id if said.speaker_kind == NPC else said.speaker_id,
+        owner=said.owner,
         at_ms=event.at_ms,
         text=said.text,
         hearers=said.hearers,
@@ -205,8 +205,8 @@ def prune(db: sqlite3.Connection, before_ms: int, lasting_before_ms: int, keep: 
 
 
 def erase(db: sqlite3.Connection, tenant: str, player: str) -> int:
-    """Forget what a player said and caused, in every world of a tenant."""
-    return remove(db, "tenant=? AND (speaker=? OR owner=?)", (tenant, player, player))
+    """Forget what a player said and caused, in every world of a tenant: it owns both."""
+    return remove(db, "tenant=? AND owner=?", (tenant, player))
 
 
 def rename(db: sqlite3.Connection, ids: Iterable[int], names: Sequence[str]) -> None:
@@ -361,7 +361,9 @@ class RecallReader:
 
     def names(self, tenant: str, player: str) -> set[str]:
         """Names under which a player spoke in any world of a tenant."""
-        rows = self._db.execute("SELECT DISTINCT name FROM utterances WHERE tenant=? AND speaker=?", (tenant, player))
+        rows = self._db.execute(
+            "SELECT DISTINCT name FROM utterances WHERE tenant=? AND owner=? AND speaker=?", (tenant, player, player)
+        )
         return {name for (name,) in rows}
 
     def naming(self, tenant: str, names: Sequence[str]) -> list[int]:

@@ -13,6 +13,8 @@ WORD_MAX = 32
 WORDS_MAX = 40
 
 _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+# The same for ASCII, several times as fast: what is no letter or digit is a blank (apostrophes are taken out).
+_BLANKED = bytes(code if chr(code).isalnum() else 32 for code in range(128)) + bytes(128)
 # Scripts without spaces between words: two neighbouring characters are a word.
 _DENSE = re.compile(r"[぀-ヿ㐀-䶿一-鿿ｦ-ﾟ가-힯฀-๿]+")
 # Words that tell no line from another. Short on purpose: a rare word weighs more by itself.
@@ -100,14 +102,14 @@ _COMMON = frozenset(
 def words(text: str) -> tuple[str, ...]:
     """Distinct words of a cleaned line in their order, lower case, without those that tell nothing."""
     plain = text.casefold()
-    if not plain.isascii():
+    if plain.isascii() and "''" not in plain:
+        found = plain.encode().translate(_BLANKED, b"'").decode().split()
+    else:
         plain = plain.replace("’", "'")
-    found = _WORD.findall(plain)
-    if "'" in plain:
-        found = [word.replace("'", "") for word in found]
-    if not plain.isascii():
-        found = [part for word in found for part in _parts(word)]
-    kept = dict.fromkeys(word[:WORD_MAX] for word in found if word not in _COMMON)
+        found = [word.replace("'", "") for word in _WORD.findall(plain)]
+        if not plain.isascii():
+            found = [part for word in found for part in _parts(word)]
+    kept = dict.fromkeys([word[:WORD_MAX] for word in found if word not in _COMMON])
     return tuple(kept)[:WORDS_MAX]
 
 

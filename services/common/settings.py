@@ -318,7 +318,9 @@ class Settings(BaseSettings):
     )
     discord_user_roles: str = Field("", description="Ids of roles that NPCs listen to, comma separated; empty = all.")
     discord_in_game: bool = Field(
-        False, description="Show what people write on Discord to players in the game; its text filter is your duty."
+        False,
+        description="Show what people write on Discord, and what NPCs answer them, to players in the game; its text"
+        " filter is your duty.",
     )
     discord_api: str = Field("", description="Another server than Discord's, http://host:port: for tests.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import msgspec
 from earshot.chat.v1 import chat_pb2
@@ -35,10 +35,9 @@ OUTSIDE = "discord:"
 encode = msgspec.json.Encoder().encode
 
 
-def _shown(said: chat_pb2.UtteranceEvent) -> bool:
-    """Not a line of somebody outside of the game that nobody in it may read: it does not even reach the game server."""
-    told = said.audience_ids
-    return said.ai or not (said.speaker_id.startswith(OUTSIDE) and all(who.startswith(OUTSIDE) for who in told))
+def _shown(audience: Collection[str]) -> bool:
+    """Not a line that only people outside of the game may read: it does not even reach the game server."""
+    return not audience or not all(who.startswith(OUTSIDE) for who in audience)
 
 
 def public_event(event: chat_pb2.Event) -> Event | None:
@@ -46,7 +45,7 @@ def public_event(event: chat_pb2.Event) -> Event | None:
     head = (event.seq, event.at_ms / 1000, event.revision, event.conversation_id)
     match event.WhichOneof("event"):
         case "utterance":
-            return _utterance(head, event.utterance) if _shown(event.utterance) else None
+            return _utterance(head, event.utterance) if _shown(event.utterance.audience_ids) else None
         case "membership":
             change = event.membership
             return MembershipEvent(
@@ -57,7 +56,8 @@ def public_event(event: chat_pb2.Event) -> Event | None:
                 change.other_conversation_id,
             )
         case "notice":
-            return NoticeEvent(*head, event.notice.text, list(event.notice.audience_ids))
+            told = event.notice
+            return NoticeEvent(*head, told.text, list(told.audience_ids)) if _shown(told.audience_ids) else None
         case "turn":
             return turn_event(head, event.turn)
         case "action":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -21,6 +22,7 @@ from services.common.app import App
 from services.common.errors import BadInput
 from services.common.settings import Settings
 from services.discord import server as discord_room
+from services.edge.event import page
 from services.state import server as state_room
 from tests.unit.chat.neighbours import FakeSync, Line, Script
 
@@ -62,6 +64,11 @@ class Rooms:
     async def log(self, world: str) -> list[chat_pb2.Event]:
         request = chat_pb2.ListEventsRequest(world=ref(world), page_size=500)
         return list((await self.chat.ListEvents(request, timeout=5)).events)
+
+    async def game(self, world: str) -> list[dict[str, Any]]:
+        """A world's log as a game server reads it."""
+        told, _ = page(await self.log(world), 0)
+        return [json.loads(bytes(one)) for one in told]
 
     async def utterances(self, world: str, count: int = 0) -> list[str]:
         """Texts of people in a world's log, once there are so many."""
@@ -297,8 +304,10 @@ async def test_a_player_in_the_game_and_one_on_discord_talk_to_one_npc(tmp_path:
         assert len({one.conversation_id for one in await there.log("game-1") if one.utterance.text}) == 1
         by_ada = next(one for one in log if one.speaker_id == "discord:7")
         assert list(by_ada.audience_ids) == ["discord:7"], "what is written on Discord is not shown in the game"
-        replies = [one for one in log if one.ai]
-        assert all(one.cause_user_id == "4711" for one in replies), "the platform's filter knows nobody of Discord"
+        shown = [one["text"] for one in await there.game("game-1") if one["type"] == "utterance"]
+        assert shown == ["Mara, and what did Ada say?", "To that: Mara, and what did Ada say?"], (
+            "neither what is written on Discord nor the answer to it enters the game"
+        )
         assert "Mara, what did Cleo say?" in [line.text for line in there.sync.requests[-1].lines]
         assert ("Cleo", "Mara, and what did Ada say?") not in fake.lines(CHANNEL), "the game's chat stays in the game"
 
