@@ -230,6 +230,23 @@ def retract(db: sqlite3.Connection, world: World, utterance: str, instead: str) 
     return 1
 
 
+def heard(db: sqlite3.Connection, world: World, utterance: str) -> Line | None:
+    """A line as it was put, as far as its witnesses are still known."""
+    row = db.execute(
+        "SELECT seq, conversation, utterance, turn, speaker, name, kind, owner, at_ms, body, scopes FROM utterances"
+        " WHERE tenant=? AND world=? AND utterance=?",
+        (*world, utterance),
+    ).fetchone()
+    if row is None:
+        return None
+    *said, scopes = row
+    numbers = scopes.split()
+    marks = ",".join("?" * len(numbers))
+    npcs = db.execute(f"SELECT DISTINCT npc FROM scopes WHERE id IN ({marks}) ORDER BY npc", numbers).fetchall()
+    said.append(tuple(npc for (npc,) in npcs))
+    return Line(*said)
+
+
 def merge(db: sqlite3.Connection, *, first: bool) -> bool:
     """One step of rewriting the index without what was taken out of it. False once nothing is left to do.
 

@@ -1,28 +1,39 @@
 """A line taken back or rewritten by its author: out of every store and every later prompt, as if it were never said.
 
 The NPCs' lines that answered it go with it. Order: out of the state and of what turns are told (agents that heard it
-start over), then the log and recall, then what sync learnt of it. A repetition finds nothing and changes nothing.
+start over), then the log and recall; in the commit of that stands what sync has to forget, which is repeated until it
+has. A repetition finds nothing and changes nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
 import msgspec
+from earshot.state.v1 import state_pb2
 from earshot.sync.v1 import sync_pb2
+from earshot.type.v1 import type_pb2
 
-from services.chat import hygiene, recall_store
+from services.chat import hygiene
 from services.chat.events import Event, Said
 from services.chat.inputs import Retracted
 from services.chat.moderation import Moderator, check_before
-from services.chat.store import ChatStore, World
+from services.chat.store import ChatStore, Forgetting, World
 from services.chat.worlds import Worlds
 from services.common.errors import BadInput, EarshotError, from_rpc
 from services.common.logs import get_logger
 
 SYNC_S = 10.0
+# What sync could not forget is told it again after this.
+RETRY_S = 5.0
+# Told in one round.
+ROUND = 100
+# Turns that one call names.
+TURNS_MAX = 500
 
 _log = get_logger("chat")
 
@@ -35,6 +46,7 @@ class Retracting:
     worlds: Worlds
     sync: Any
     moderator: Moderator
+    _owed: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def retract(self, world: World, message_id: str, utterance_id: str, text: str) -> int:
         """Remove the line, or let it say `text` from now on. Answers how many rows changed; 0 = unknown.
@@ -51,12 +63,56 @@ class Retracting:
         instead = await self._instead(text)
         if event is None:
             # The log has let go of it; recall may not.
-            changed = await self.store.change(lambda db: recall_store.retract(db, world, utterance_id, instead))
+            changed = await self.store.retract_recalled(world, utterance_id, instead)
         else:
             changed = await self._retract(world, event, instead)
-        # Every time: an attempt that was cut off may have left it to this one.
-        await self.store.purge()
+        self._owed.set()
         return changed
+
+    async def run(self) -> None:
+        """Have sync, and the files, forget what was taken back: for ever, what failed again, after a restart too.
+
+        The files are gone through once for all lines of a round: it takes the longer the more recall holds.
+        """
+        seen = 0
+        while True:
+            self._owed.clear()
+            owed = self.store.forgettings(ROUND)
+            late = not await self._told(owed)
+            done = self.store.unpurged()
+            if done or (owed and owed[-1][0] > seen):
+                late = not await self._purged(done) or late
+                seen = max([seen, *done, *(number for number, _ in owed)])
+            if len(owed) == ROUND:
+                self._owed.set()
+            try:
+                async with asyncio.timeout(RETRY_S if late else None):
+                    await self._owed.wait()
+            except TimeoutError:
+                continue
+
+    async def _told(self, owed: Sequence[tuple[int, Forgetting]]) -> bool:
+        """Whether sync has taken all of it; what it will never take is let go of."""
+        whole = True
+        for number, one in owed:
+            try:
+                await self._forget(one)
+            except EarshotError as error:
+                _log.warning("retraction_delayed", reason=error.reason)
+                whole = whole and not error.retryable
+                if error.retryable:
+                    continue
+            await self.store.forgot(number)
+        return whole
+
+    async def _purged(self, done: Sequence[int]) -> bool:
+        try:
+            await self.store.purge()
+            await self.store.purged(done)
+        except EarshotError as error:
+            _log.warning("retraction_delayed", reason=error.reason)
+            return False
+        return True
 
     async def _retract(self, world: World, event: Event, instead: str) -> int:
         said = event.body
@@ -70,9 +126,7 @@ class Retracting:
         turns = self.store.turns_of(world, said.utterance_id)
         for seq in self.store.lines_of(world, turns):
             actor.amend(seq, None)  # what answered the line may repeat it
-        changed = await self.store.retract(world, event, kept, turns)
-        await self._forget(world, said, turns)
-        return changed
+        return await self.store.retract(world, event, kept, turns)
 
     async def _instead(self, text: str) -> str:
         """What the line says from now on; "" when nothing is left or NPCs may not hear it."""
@@ -82,12 +136,18 @@ class Retracting:
             return ""
         return line if (await check_before(self.moderator, line)).allowed else ""
 
-    async def _forget(self, world: World, said: Said, turns: list[str]) -> None:
-        """What degraded mode learnt and what the reply cache holds of it; agents start over by themselves."""
-        request = sync_pb2.ErasePlayerRequest(tenant=world[0], texts=[said.text], turn_ids=turns)
+    async def _forget(self, one: Forgetting) -> None:
+        """Notes, summaries, what degraded mode learnt, the reply cache; agents start over by themselves."""
+        place = type_pb2.WorldRef(tenant=one.tenant, world=one.world)
+        request = sync_pb2.ErasePlayerRequest(
+            tenant=one.tenant,
+            texts=[one.text],
+            turn_ids=one.turns[:TURNS_MAX],
+            npcs=[state_pb2.NpcKey(world=place, npc_id=npc) for npc in one.npcs],
+            speaker_id=one.speaker,
+            since_ms=one.at_ms,
+        )
         try:
             await self.sync.ErasePlayer(request, timeout=SYNC_S)
         except grpc.aio.AioRpcError as error:
-            _log.warning("retraction_incomplete", reason=from_rpc(error).reason)
-        except EarshotError as error:
-            _log.warning("retraction_incomplete", reason=error.reason)
+            raise from_rpc(error) from error

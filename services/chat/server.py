@@ -82,7 +82,8 @@ async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> 
         round(settings.recall_days * 86_400_000),
         settings.recall_lines,
     )
-    servicer = ChatServicer(saying, worlds, store, bell, eraser, Retracting(store, worlds, sync, moderator), app.clock)
+    retracting = Retracting(store, worlds, sync, moderator)
+    servicer = ChatServicer(saying, worlds, store, bell, eraser, retracting, app.clock)
     app.add(chat_pb2_grpc.add_ChatServiceServicer_to_server, servicer, SERVICE)
 
     async def live() -> None:
@@ -96,6 +97,7 @@ async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> 
     app.worker("chat.recover", worlds.recover)
     app.worker("chat.watch", worlds.watch)
     app.worker("chat.erasures", eraser.run)
+    app.worker("chat.retractions", retracting.run)
     app.worker("chat.retention", retention.run)
     app.worker("chat.embeddings", Embeddings(store, sync, recollection, app.clock, app.metrics).run)
     app.ready_check("chat", crew.ready)

@@ -37,6 +37,9 @@ SCHEMA = (
     " PRIMARY KEY (tenant, world, key)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS erasures (tenant TEXT, id TEXT, player TEXT NOT NULL, state TEXT NOT NULL,"
     " at_ms INTEGER NOT NULL, receipts BLOB NOT NULL, PRIMARY KEY (tenant, id)) WITHOUT ROWID",
+    # What sync has yet to forget of lines that were taken back; an empty body: only the files have.
+    "CREATE TABLE IF NOT EXISTS forgetting (n INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL,"
+    " speaker TEXT NOT NULL, body BLOB NOT NULL)",
     *recording_store.SCHEMA,
     *recall_store.SCHEMA,
 )
@@ -84,6 +87,18 @@ class Receipt(msgspec.Struct, frozen=True):
     store: str
     removed: int
     not_erasable: str = ""
+
+
+class Forgetting(msgspec.Struct, frozen=True):
+    """A line that was taken back, as far as sync has to do with it. npcs: those that heard it; turns: what answered."""
+
+    tenant: str
+    world: str
+    text: str
+    speaker: str
+    at_ms: int
+    npcs: tuple[str, ...]
+    turns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,11 +325,37 @@ class ChatStore:
         return found
 
     async def retract(self, world: World, event: events.Event, kept: events.Event | None, turns: Sequence[str]) -> int:
-        """Replace or remove an entry, and what these turns said to it, in the log and in recall. Answers how many."""
+        """Replace or remove an entry, and what these turns said to it, in the log and in recall. Answers how many.
+
+        What sync has to forget of it is taken on in the same commit.
+        """
         answers = self.lines_of(world, turns)
         return await self._database.write(
-            lambda db: _retract(db, world, event, kept, answers), durable=True, fence=self.fence(world)
+            lambda db: _retract(db, world, event, kept, answers, turns), durable=True, fence=self.fence(world)
         )
+
+    async def retract_recalled(self, world: World, utterance_id: str, instead: str) -> int:
+        """The same for a line that only recall still knows."""
+        return await self._database.write(lambda db: _retract_recalled(db, world, utterance_id, instead), durable=True)
+
+    def forgettings(self, most: int) -> list[tuple[int, Forgetting]]:
+        """What sync has yet to forget, oldest first, by number."""
+        rows = self._database.read("SELECT n, body FROM forgetting WHERE body<>x'' ORDER BY n LIMIT ?", (most,))
+        return [(n, msgspec.msgpack.decode(body, type=Forgetting)) for n, body in rows]
+
+    def unpurged(self) -> list[int]:
+        """Numbers of what sync has forgotten and the files may still hold."""
+        return [n for (n,) in self._database.read("SELECT n FROM forgetting WHERE body=x''")]
+
+    async def forgot(self, number: int) -> None:
+        """Sync has forgotten it."""
+        sql = "UPDATE forgetting SET tenant='', speaker='', body=x'' WHERE n=?"
+        await self._database.write(lambda db: db.execute(sql, (number,)))
+
+    async def purged(self, numbers: Sequence[int]) -> None:
+        """The files hold nothing of these any more."""
+        rows = [(number,) for number in numbers]
+        await self._database.write(lambda db: db.executemany("DELETE FROM forgetting WHERE n=?", rows))
 
     async def purge(self) -> None:
         """Let the index of recall forget what was taken out of it, then empty the write-ahead log."""
@@ -352,7 +393,7 @@ class ChatStore:
 
     async def erase_recall(self, tenant: str, player: str, names: Sequence[str]) -> int:
         """Remove a player from recall, in every world of a tenant. Answers how many rows."""
-        removed = await self._database.write(lambda db: recall_store.erase(db, tenant, player))
+        removed = await self._database.write(lambda db: _erase_recall(db, tenant, player))
         naming = await self.look(lambda reader: reader.naming(tenant, names))
         for start in range(0, len(naming), ERASE_BATCH):
             some = naming[start : start + ERASE_BATCH]
@@ -488,8 +529,32 @@ def _erase(db: sqlite3.Connection, world: World, player: str, names: Sequence[st
     return removed
 
 
+def _owe(db: sqlite3.Connection, owed: Forgetting) -> None:
+    row = (owed.tenant, owed.speaker, msgspec.msgpack.encode(owed))
+    db.execute("INSERT INTO forgetting (tenant, speaker, body) VALUES (?,?,?)", row)
+
+
+def _erase_recall(db: sqlite3.Connection, tenant: str, player: str) -> int:
+    # Sync forgets the player as a whole: single lines need not be told to it any more.
+    db.execute("DELETE FROM forgetting WHERE tenant=? AND speaker=?", (tenant, player))
+    return recall_store.erase(db, tenant, player)
+
+
+def _retract_recalled(db: sqlite3.Connection, world: World, utterance_id: str, instead: str) -> int:
+    found = recall_store.heard(db, world, utterance_id)
+    if found is None or found.text == instead:
+        return 0
+    _owe(db, Forgetting(*world, found.text, found.speaker_id, found.at_ms, found.hearers))
+    return recall_store.retract(db, world, utterance_id, instead)
+
+
 def _retract(
-    db: sqlite3.Connection, world: World, event: events.Event, kept: events.Event | None, answers: Sequence[int]
+    db: sqlite3.Connection,
+    world: World,
+    event: events.Event,
+    kept: events.Event | None,
+    answers: Sequence[int],
+    turns: Sequence[str],
 ) -> int:
     said = event.body
     assert isinstance(said, events.Said), "only what was said is taken back"
@@ -499,6 +564,7 @@ def _retract(
     else:
         db.execute("UPDATE events SET body=? WHERE tenant=? AND world=? AND seq=?", (events.encode(kept), *key))
     text = kept.body.text if kept is not None and isinstance(kept.body, events.Said) else ""
+    _owe(db, Forgetting(*world, said.text, said.speaker_id, event.at_ms, said.hearers, tuple(turns)))
     for seq in answers:
         db.execute("DELETE FROM events WHERE tenant=? AND world=? AND seq=?", (*world, seq))
         recall_store.remove(db, "tenant=? AND world=? AND seq=?", (*world, seq))

@@ -39,14 +39,20 @@ class Erasure:
         self._replays = replays
 
     async def forget_lines(
-        self, tenant: str, texts: Sequence[str], turns: Sequence[str], keys: Sequence[Key]
+        self, tenant: str, texts: Sequence[str], turns: Sequence[str], keys: Sequence[Key], speaker: str, since_ms: int
     ) -> list[Receipt]:
-        """Deleted messages: what was learnt or kept of them, and the summaries of the NPCs that heard them."""
+        """Deleted messages: what was learnt or kept of them, and summaries and notes of the NPCs that heard them."""
+        notes = await self._reconciler.agents.forget_notes(keys, speaker, since_ms)
         learnt, replies = await self._voices.forget_lines(tenant, texts, turns)
         summaries = await self._reconciler.summaries.forget(keys)
         self._replays.forget(keys)
         await self._reconciler.agents.store.purge()
-        return [Receipt("sync.markov", learnt), Receipt("sync.replies", replies), Receipt("sync.summaries", summaries)]
+        return [
+            Receipt("sync.notes", notes),
+            Receipt("sync.markov", learnt),
+            Receipt("sync.replies", replies),
+            Receipt("sync.summaries", summaries),
+        ]
 
     async def erase(self, tenant: str, player_id: str, keys: Sequence[Key], timeout: float) -> list[Receipt]:
         """Delete the agents that heard the player and everything noted of them; agents are made anew when heard.

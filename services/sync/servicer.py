@@ -212,7 +212,9 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
         if any(key.tenant != request.tenant for key in keys):
             raise BadInput("an NPC of another tenant")
         if lines:
-            receipts = await self._erasure.forget_lines(request.tenant, request.texts, request.turn_ids, keys)
+            receipts = await self._erasure.forget_lines(
+                request.tenant, request.texts, request.turn_ids, keys, request.speaker_id, request.since_ms
+            )
         else:
             timeout = _within(context.time_remaining()) * 0.9
             receipts = await self._erasure.erase(request.tenant, request.player_id, keys, timeout)

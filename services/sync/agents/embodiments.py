@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from services.common import tracing
 from services.common.clock import Clock
@@ -105,6 +106,22 @@ class Embodiments:
         if len(kept) != len(entry.notes):
             entry.notes = kept
             await self.store.keep_notes(entry.key, kept)
+
+    async def forget_notes(self, keys: Collection[Key], speaker: str, since_ms: int) -> int:
+        """What these NPCs noted of a speaker since then, and in scope `session` of anybody; how many there were."""
+        removed = 0
+        for entry in [self.entries[key] for key in keys if key in self.entries]:
+            lasting = self._cross_session(entry)
+            kept = [
+                one
+                for one in entry.notes
+                if one.at_ms < since_ms or (one.subject_id != speaker and (lasting or not one.tainted))
+            ]
+            removed += len(entry.notes) - len(kept)
+            if len(kept) != len(entry.notes):
+                entry.notes = kept
+                await self.store.keep_notes(entry.key, kept)
+        return removed
 
     async def note(self, entry: Entry, note: Note) -> None:
         """Keep a note; the oldest make room. Shown from the next write on."""

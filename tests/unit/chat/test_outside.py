@@ -99,7 +99,9 @@ async def test_opened_by_its_operator_everything_is_shown_and_all_of_it_goes_wit
                 break
             await room.say("p1", "so it goes", wait=0.2)
         assert state.state == "done"
-        assert SECRET not in str(await room.lines()), "the answer goes with who asked, not with who it was attributed to"
+        assert SECRET not in str(await room.lines()), (
+            "the answer goes with who asked, not with who it was attributed to"
+        )
 
 
 async def test_what_nobody_asked_for_is_due_to_somebody_in_the_game() -> None:

@@ -153,6 +153,45 @@ async def test_a_deleted_message_is_gone_from_log_recall_and_prompts_and_nobody_
         assert (await room.chat.Retract(request, timeout=5)).changed == 0
 
 
+async def test_what_sync_could_not_forget_is_told_again_after_a_restart_and_leaves_no_byte(tmp_path: Path) -> None:
+    async with loud(data=str(tmp_path)) as room:
+        room.state.move(CAST)
+        room.sync.refusals = 1 << 30
+        said = await room.say("p1", "Mara, the zanzibar parrot is mine.", wait=5, message_id="d1")
+        request = chat_pb2.RetractRequest(world=ref(), message_id="d1")
+        assert (await room.chat.Retract(request, timeout=5)).changed >= 2
+        await asyncio.sleep(30)
+        assert room.sync.erased == []
+    async with loud(data=str(tmp_path)) as room:
+        room.state.move(CAST)
+        await asyncio.sleep(1)
+        (told,) = room.sync.erased
+        assert list(told.texts) == ["Mara, the zanzibar parrot is mine."]
+        assert list(told.turn_ids) == [said.replies[0].turn_id]
+        assert sorted(npc.npc_id for npc in told.npcs) == ["brom", "mara"]
+        assert (told.speaker_id, told.player_id) == ("p1", "")
+        await asyncio.sleep(30)
+        assert len(room.sync.erased) == 1, "once it has, no more"
+        for path in tmp_path.iterdir():
+            assert b"zanzibar" not in path.read_bytes().lower(), path.name
+
+
+async def test_a_line_that_only_recall_still_knows_is_taken_back_from_sync_too() -> None:
+    async with loud(events_per_world=5, retention_h=1) as room:
+        room.state.profiles["mara"].memory_scope = "cross_session"
+        room.state.roster_version += 1
+        room.state.move(CAST)
+        await room.say("p1", "Mara, the zanzibar parrot is mine.", wait=5, message_id="d1")
+        await talk(room, 8)
+        await asyncio.sleep(120)
+        assert all("zanzibar" not in text for _, text in await room.lines()), "the log has let go of it"
+        assert (await room.chat.Retract(chat_pb2.RetractRequest(world=ref(), message_id="d1"), timeout=5)).changed == 1
+        await asyncio.sleep(1)
+        (told,) = room.sync.erased
+        assert list(told.texts) == ["Mara, the zanzibar parrot is mine."]
+        assert [npc.npc_id for npc in told.npcs] == ["brom", "mara"]
+
+
 async def test_an_edited_message_says_the_new_text_everywhere() -> None:
     async with loud() as room:
         room.state.move(CAST)

@@ -138,7 +138,8 @@ class ChatServiceServicer:
 
     def Retract(self, request, context):
         """Retract takes back or rewrites one utterance that its author deleted or edited elsewhere: out of the log, recall,
-        summaries and every later prompt; agents that heard it start over without it. Idempotent.
+        summaries and every later prompt; agents that heard it start over without it. Idempotent. Answers once that is durable:
+        sync and the files forget it in the background, again until they have.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,7 +45,8 @@ class ChatServiceStub:
     """ExplainTurn says why an NPC spoke or kept silent."""
     Retract: _grpc.UnaryUnaryMultiCallable[_chat_pb2.RetractRequest, _chat_pb2.RetractResponse]
     """Retract takes back or rewrites one utterance that its author deleted or edited elsewhere: out of the log, recall,
-    summaries and every later prompt; agents that heard it start over without it. Idempotent.
+    summaries and every later prompt; agents that heard it start over without it. Idempotent. Answers once that is durable:
+    sync and the files forget it in the background, again until they have.
     """
     ErasePlayer: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ErasePlayerRequest, _chat_pb2.ErasePlayerResponse]
     """ErasePlayer starts a durable job that calls every room and runtime; GetErasure answers its receipt."""
@@ -68,7 +69,8 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """ExplainTurn says why an NPC spoke or kept silent."""
     Retract: _aio.UnaryUnaryMultiCallable[_chat_pb2.RetractRequest, _chat_pb2.RetractResponse]  # type: ignore[assignment]
     """Retract takes back or rewrites one utterance that its author deleted or edited elsewhere: out of the log, recall,
-    summaries and every later prompt; agents that heard it start over without it. Idempotent.
+    summaries and every later prompt; agents that heard it start over without it. Idempotent. Answers once that is durable:
+    sync and the files forget it in the background, again until they have.
     """
     ErasePlayer: _aio.UnaryUnaryMultiCallable[_chat_pb2.ErasePlayerRequest, _chat_pb2.ErasePlayerResponse]  # type: ignore[assignment]
     """ErasePlayer starts a durable job that calls every room and runtime; GetErasure answers its receipt."""
@@ -136,7 +138,8 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_chat_pb2.RetractResponse, _abc.Awaitable[_chat_pb2.RetractResponse]]:
         """Retract takes back or rewrites one utterance that its author deleted or edited elsewhere: out of the log, recall,
-        summaries and every later prompt; agents that heard it start over without it. Idempotent.
+        summaries and every later prompt; agents that heard it start over without it. Idempotent. Answers once that is durable:
+        sync and the files forget it in the background, again until they have.
         """
 
     @_abc_1.abstractmethod

@@ -820,9 +820,14 @@ class ErasePlayerRequest(_message.Message):
     NPCS_FIELD_NUMBER: _builtins.int
     TEXTS_FIELD_NUMBER: _builtins.int
     TURN_IDS_FIELD_NUMBER: _builtins.int
+    SPEAKER_ID_FIELD_NUMBER: _builtins.int
+    SINCE_MS_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     player_id: _builtins.str
     request_id: _builtins.str
+    speaker_id: _builtins.str
+    """Who said these texts, and since when (Unix milliseconds): notes about them that the NPCs in npcs made since go too."""
+    since_ms: _builtins.int
     @_builtins.property
     def npcs(self) -> _containers.RepeatedCompositeFieldContainer[_state_pb2.NpcKey]:
         """Agents that heard the player, as chat's log knows: deleted and recreated."""
@@ -830,7 +835,7 @@ class ErasePlayerRequest(_message.Message):
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Deleted messages instead of a whole player (player_id ""): their texts, and the turns that answered them. What degraded
-        mode learnt and what the reply cache holds of them is removed; agents stay.
+        mode learnt and what the reply cache holds of them is removed, and summaries of the NPCs in npcs; agents stay.
         """
 
     @_builtins.property
@@ -844,10 +849,12 @@ class ErasePlayerRequest(_message.Message):
         npcs: _abc.Iterable[_state_pb2.NpcKey] | None = ...,
         texts: _abc.Iterable[_builtins.str] | None = ...,
         turn_ids: _abc.Iterable[_builtins.str] | None = ...,
+        speaker_id: _builtins.str = ...,
+        since_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["npcs", b"npcs", "player_id", b"player_id", "request_id", b"request_id", "tenant", b"tenant", "texts", b"texts", "turn_ids", b"turn_ids"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["npcs", b"npcs", "player_id", b"player_id", "request_id", b"request_id", "since_ms", b"since_ms", "speaker_id", b"speaker_id", "tenant", b"tenant", "texts", b"texts", "turn_ids", b"turn_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
