@@ -383,7 +383,7 @@ async def test_deleted_messages_leave_markov_and_the_cache() -> None:
         request = sync_pb2.ErasePlayerRequest(tenant="t", texts=[LINES[5].upper()], turn_ids=["old-7", "greeted"])
         response = await sync.stub.ErasePlayer(request, timeout=10)
         removed = {receipt.store: receipt.removed for receipt in response.receipts}
-        assert removed == {"sync.markov": 2, "sync.replies": 1, "sync.summaries": 0}
+        assert removed == {"sync.notes": 0, "sync.markov": 2, "sync.replies": 1, "sync.summaries": 0}
         runtime.down = True
         # 198 are left.
         assert ended(await sync.converse(text="The mill?"))[1] == "canned"

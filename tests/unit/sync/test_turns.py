@@ -23,6 +23,7 @@ from services.sync.runtimes.port import (
     Unreachable,
 )
 from tests.unit.sync.fake_runtime import FakeRuntime, Plan, words
+from tests.unit.sync.fake_state import FakeState
 from tests.unit.sync.room import Heard, Room, room
 
 
@@ -502,6 +503,26 @@ async def test_notes_are_kept_shown_and_forgotten_with_their_generation() -> Non
         await sync.converse(history_generation=2)
         await asyncio.sleep(0.01)
         assert not runtime.answered[-1][0].ok
+
+
+async def test_a_line_that_was_taken_back_takes_the_notes_of_it_along_also_across_sessions() -> None:
+    runtime = FakeRuntime()
+    async with room(runtime, memory_scope="cross_session") as sync:
+        sync.state.put(players=["Ada", "Ben"])
+        for subject, fact in (("Ada", "owes me two coins"), ("Ben", "mends nets")):
+            arguments = json.dumps({"subject": subject, "fact": fact})
+            runtime.plan("send", Plan(reply="I will not forget.", calls=(ToolCall("n", "remember", arguments),)))
+            await sync.converse()
+        request = sync_pb2.ErasePlayerRequest(
+            tenant="t", texts=["I owe you two coins."], npcs=[FakeState.key()], speaker_id="id-Ada", since_ms=1 << 60
+        )
+        assert (await sync.stub.ErasePlayer(request, timeout=10)).receipts[0].removed == 0, "it was said later"
+        request.since_ms = 1
+        (notes, *_) = (await sync.stub.ErasePlayer(request, timeout=10)).receipts
+        assert (notes.store, notes.removed) == ("sync.notes", 1)
+        await sync.converse()
+        assert "coins" not in runtime.asked[-1].blocks["notes"]
+        assert "Ben: mends nets" in runtime.asked[-1].blocks["notes"]
 
 
 async def test_an_agent_that_is_gone_is_made_anew() -> None:
