@@ -79,6 +79,7 @@ class Admission:
         self._most_in_flight = 0
         self._held = 0
         self.draining = False
+        metrics.requests_in_flight.set_function(lambda: self._in_flight)
 
     @property
     def in_flight(self) -> int:
@@ -165,7 +166,6 @@ class Admission:
     def enter(self, change: int) -> None:
         self._in_flight += change
         self._most_in_flight = max(self._most_in_flight, self._in_flight)
-        self._metrics.requests_in_flight.inc(change)
 
     def held(self, change: int) -> None:
         self._held += change

@@ -12,6 +12,8 @@ from contextlib import AbstractContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any
 
+from prometheus_client import Counter, Histogram
+
 from services.common import tracing
 from services.common.errors import EarshotError, Internal, Unavailable
 from services.common.logs import get_logger
@@ -62,6 +64,8 @@ class Gateway:
         self._limits = limits
         self._metrics = metrics
         self._socket = socket
+        # Of a route and a status, both bounded: labels are slow to look up for every request.
+        self._series: dict[tuple[str, int], tuple[Histogram, Counter]] = {}
         self._open = frozenset(route.template.encode() for route in routes.all if route.open)
 
     def may_enter(self, url: bytes) -> bool:
@@ -104,8 +108,16 @@ class Gateway:
                 await _write(answer, send, head=scope["method"] == "HEAD", close=True)
             raise
         finally:
-            self._metrics.http_seconds.labels(label).observe(time.perf_counter() - started)
-            self._metrics.http_requests.labels(label, str(status)).inc()
+            self._count(label, status, time.perf_counter() - started)
+
+    def _count(self, label: str, status: int, seconds: float) -> None:
+        series = self._series.get((label, status))
+        if series is None:
+            metrics = self._metrics
+            series = metrics.http_seconds.labels(label), metrics.http_requests.labels(label, str(status))
+            self._series[label, status] = series
+        series[0].observe(seconds)
+        series[1].inc()
 
     def _find(self, scope: Scope) -> tuple[Target, Route, tuple[str, ...]] | Answer:
         try:

@@ -209,7 +209,8 @@ async def full(edge: Served) -> AsyncIterator[None]:
     connections = [await edge.connect() for _ in range(edge.app.settings.in_flight_max)]
     for _, writer in connections:
         writer.write(request(b"{}"))
-    await until(lambda: edge.app.metrics.requests_in_flight._value.get() == len(connections))
+    in_flight = "earshot_requests_in_flight"
+    await until(lambda: edge.app.metrics.registry.get_sample_value(in_flight) == len(connections))
     yield
     edge.state.gate.set()
     for reader, writer in connections:

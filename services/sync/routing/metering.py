@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from services.common.logs import get_logger
 from services.common.telemetry import Metrics
@@ -11,6 +12,10 @@ from services.sync.routing.provider import Provider
 from services.sync.routing.providers import Budget
 
 DAY_MS = 24 * 3600 * 1000
+# Tenants that have series of their own beside those with a budget of their own; the others share OTHER's. Series last
+# as long as the process, tenants do not.
+TENANTS_SEEN = 20
+OTHER = "(other)"
 
 _log = get_logger("sync")
 
@@ -45,8 +50,11 @@ class Meter:
         self._now_ms = now_ms
         self._metrics = metrics
         self._keep = keep
+        self._seen = {tenant for tenant in budgets if tenant != "*"}
+        self._shown: set[str] = set()
+        self._seen_max = len(self._seen) + TENANTS_SEEN
         for usage in used:
-            self._show(usage)
+            self._series(usage.tenant)
 
     def budget(self, tenant: str) -> Budget:
         return self._budgets.get(tenant) or self._budgets.get("*") or Budget()
@@ -73,7 +81,7 @@ class Meter:
             self._promised.pop(tenant, None)
 
     def refused(self, tenant: str) -> None:
-        self._metrics.budget_refused.labels(tenant).inc()
+        self._metrics.budget_refused.labels(self._series(tenant)).inc()
 
     def add(self, tenant: str, provider: Provider, prompt_tokens: int, completion_tokens: int) -> None:
         """A call was answered."""
@@ -85,19 +93,34 @@ class Meter:
         self._metrics.runtime_tokens.labels(provider.name, "prompt").inc(prompt_tokens)
         self._metrics.runtime_tokens.labels(provider.name, "completion").inc(completion_tokens)
         self._metrics.runtime_cost.labels(provider.name).inc(cost)
-        self._metrics.tenant_tokens.labels(tenant, provider.name, "prompt").inc(prompt_tokens)
-        self._metrics.tenant_tokens.labels(tenant, provider.name, "completion").inc(completion_tokens)
-        self._metrics.tenant_cost.labels(tenant, provider.name).inc(cost)
-        self._show(usage)
+        series = self._series(tenant)
+        self._metrics.tenant_tokens.labels(series, provider.name, "prompt").inc(prompt_tokens)
+        self._metrics.tenant_tokens.labels(series, provider.name, "completion").inc(completion_tokens)
+        self._metrics.tenant_cost.labels(series, provider.name).inc(cost)
         self._keep(usage)
         if not was_spent and self.spent(tenant):
             _log.warning("budget_spent", day=usage.day)
 
-    def _show(self, usage: Usage) -> None:
-        budget = self.budget(usage.tenant)
-        shares = [usage.tokens / budget.tokens] if budget.tokens else []
-        shares += [usage.usd / budget.usd] if budget.usd else []
-        if usage.day != self._now_ms() // DAY_MS:
-            shares = [0.0 for _ in shares]
-        if shares:
-            self._metrics.budget_used.labels(usage.tenant).set(max(shares))
+    def _series(self, tenant: str) -> str:
+        """The tenant's label: its own, or OTHER where there are too many for that.
+
+        Its share is looked up at the scrape: a day that is over leaves no old figure.
+        """
+        series = tenant if tenant in self._seen or len(self._seen) < self._seen_max else OTHER
+        if series not in self._shown:
+            self._shown.add(series)
+            if series != OTHER:
+                self._seen.add(series)
+            if self.budget(tenant) != Budget():
+                self._metrics.budget_used.labels(series).set_function(partial(self._share, series))
+        return series
+
+    def _share(self, series: str) -> float:
+        """Of today's budget used; of many tenants, who has used most of its own: that is what an alert asks."""
+        tenants = [series] if series != OTHER else [tenant for tenant in self._used if tenant not in self._seen]
+        return max((self._used_share(tenant) for tenant in tenants), default=0.0)
+
+    def _used_share(self, tenant: str) -> float:
+        budget, usage = self.budget(tenant), self.used(tenant)
+        tokens = usage.tokens / budget.tokens if budget.tokens else 0.0
+        return max(tokens, usage.usd / budget.usd if budget.usd else 0.0)
