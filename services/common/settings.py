@@ -137,7 +137,7 @@ class Settings(BaseSettings):
         "situation", description="One world-owned block, or split: status and group_members."
     )
     urgent_writes_per_s: float = Field(
-        6.0,
+        8.0,
         gt=0,
         description="lazy: combat writes of one world beyond a short burst; the gravest news first (C4).",
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from services.state import change as changed
 from services.state.cold import UNKNOWN
@@ -213,23 +214,24 @@ def location_of(document: Document, roster: Roster, row: int) -> tuple[Location 
 
 
 def _members(document: Document, roster: Roster, row: int, looks: Sequence[bytes]) -> tuple[Member, ...]:
-    membership, xyz = document.membership, document.columns.xyz
+    membership = document.membership
     lineage = int(membership.of[row])
     if lineage < 0:
         return ()
-    found = []
-    for member in membership.members[lineage]:
-        if member != row:
-            away = float(np.linalg.norm(xyz[:, member].astype(np.float64) - xyz[:, row]))
-            found.append(
-                Member(
-                    entity_of(document, roster, member, looks),
-                    -1.0 if away != away else away,
-                    int(membership.since_revision[member]),
-                    int(membership.since_ms[member]),
-                )
-            )
-    return tuple(found)
+    others = [member for member in membership.members[lineage] if member != row]
+    away = _distances(document.columns, row)[others].tolist()
+    revisions, times = membership.since_revision[others].tolist(), membership.since_ms[others].tolist()
+    return tuple(
+        Member(entity_of(document, roster, member, looks), -1.0 if studs != studs else studs, revision, ms)
+        for member, studs, revision, ms in zip(others, away, revisions, times, strict=True)
+    )
+
+
+def _distances(columns: Columns, row: int) -> npt.NDArray[np.float64]:
+    """From the row to every row, in studs; NaN where one of them has no position."""
+    offsets = columns.xyz.astype(np.float64) - columns.xyz[:, [row]]
+    away: npt.NDArray[np.float64] = np.sqrt(np.einsum("ij,ij->j", offsets, offsets))
+    return away
 
 
 def _departed(document: Document, row: int) -> tuple[Left, ...]:
@@ -255,17 +257,16 @@ def _nearby(document: Document, row: int) -> tuple[Nearby, ...]:
     columns, membership = document.columns, document.membership
     if not membership.lineages or columns.xyz[0, row] != columns.xyz[0, row]:
         return ()
-    away = np.linalg.norm(columns.xyz.astype(np.float64) - columns.xyz[:, [row]], axis=0)
+    away = np.nan_to_num(_distances(columns, row), nan=np.inf)
+    nearest = np.full(len(membership.lineages) + 1, np.inf)
+    np.minimum.at(nearest, membership.of, away)  # those of no lineage (-1) count for the last place
+    nearest[[membership.of[row], -1]] = np.inf
     found = []
-    for index, lineage in enumerate(membership.lineages):
-        if index == membership.of[row]:
-            continue
-        members = list(membership.members[index])
-        known = away[members][~np.isnan(away[members])]
-        if len(known) and known.min() <= NEARBY_STUDS:
-            names = tuple(columns.names[member] or columns.ids[member] for member in members)
-            found.append(Nearby(lineage, names, float(known.min())))
-    return tuple(sorted(found, key=lambda nearby: nearby.distance)[:NEARBY_MOST])
+    for index in np.argsort(nearest, kind="stable")[:NEARBY_MOST].tolist():
+        if nearest[index] <= NEARBY_STUDS:
+            names = tuple(columns.names[member] or columns.ids[member] for member in membership.members[index])
+            found.append(Nearby(membership.lineages[index], names, float(nearest[index])))
+    return tuple(found)
 
 
 def _events(document: Document, row: int) -> tuple[Event, ...]:

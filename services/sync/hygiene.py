@@ -22,8 +22,12 @@ def clean(text: str, limit: int) -> str:
 
     At most `limit` characters; a cut is marked by "...".
     """
-    joined = " ".join(visible(text).split()).translate(_ANGLES)
+    if not text:
+        return ""
+    joined = " ".join(visible(text).split())
     # Each pattern needs a sign that hardly any name has.
+    if "<" in joined or ">" in joined or "`" in joined:
+        joined = joined.translate(_ANGLES)
     if "[" in joined:
         joined = _BRACKETED.sub(r"(\1)", joined)
     if ":" in joined:

@@ -28,12 +28,12 @@ from services.sync.routing.endpoint import Tripped
 from services.sync.runtimes.port import RuntimeFault
 from services.sync.schedule.due import Lane, due_at, schedules
 from services.sync.schedule.lanes import Lanes
-from services.sync.schedule.urgency import LONGEST_S, WriteBudget, urgency
+from services.sync.schedule.urgency import LONGEST_S, Urgency, WriteBudget, urgency
 from services.sync.summary import Summaries
 
 # Time for one reconciliation in the background; for the writes in it.
 WORK_S, WRITE_S = 15.0, 5.0
-# Slots beyond the concurrency that only the high lane may take.
+# Slots beyond its own that only the high lane may take.
 RESERVE = 2
 # While requests keep the loop busy, what is due waits so long: turns write what they need by themselves.
 PUT_OFF_S = 1.0
@@ -78,12 +78,14 @@ class Reconciler:
         self._lanes: Lanes[Key] = Lanes()
         self._wake = asyncio.Event()
         self._in_flight = 0
+        # Half of what a runtime takes at a time: a turn finds room, and what was let go is not queued behind its like.
+        self._slots = max(settings.runtime_concurrency // 2, 1)
 
     # -- the feed --------------------------------------------------------------------------------------------------
 
     def take(self, changes: Iterable[Change]) -> list[Key]:
         """Changes of the feed; the keys whose world has closed."""
-        closed = []
+        closed, now = [], _now()
         for change in changes:
             if change.closed:
                 closed.append(change.key)
@@ -93,8 +95,9 @@ class Reconciler:
                 continue  # no agent, and nobody who could need one: what it would be told is read when somebody does
             entry = known or self.agents.entry(change.key)
             entry.closed = False
-            entry.changed(change, _now())
-            self.schedule(entry)
+            if self._schedule.restarts or not entry.more(change):
+                entry.changed(change, now)
+                self.schedule(entry)
         return closed
 
     def take_list(self, changes: Sequence[Change]) -> list[Key]:
@@ -111,7 +114,7 @@ class Reconciler:
 
     def schedule(self, entry: Entry) -> None:
         """Queue the entry for when it is due."""
-        due = due_at(self._schedule, entry.dirty) if entry.dirty is not None else None
+        due = self._due(entry)
         if entry.dirty is None or due is None or entry.closed:
             self._lanes.drop(entry.key)
         else:
@@ -121,6 +124,12 @@ class Reconciler:
                 rank = 2 * entry.urgency + (not entry.heard)
             self._lanes.put(entry.key, entry.dirty.lane, max(due, entry.retry_at), rank)
         self._wake.set()
+
+    def _due(self, entry: Entry) -> float | None:
+        """Monotonic time; None = with the next turn, as always where Earshot holds the blocks itself."""
+        if entry.dirty is None or (entry.kept_here and not entry.dirty.forced):
+            return None
+        return due_at(self._schedule, entry.dirty)
 
     def _paced(self, entry: Entry) -> bool:
         """Whether it is one of the urgent changes that share their world's budget, and may still wait for it."""
@@ -152,20 +161,19 @@ class Reconciler:
 
     def _idle_for(self) -> float | None:
         """Seconds until something can be served; None = until something changes (a slot that gets free does)."""
-        free = self.settings.runtime_concurrency - self._in_flight
+        free = self._slots - self._in_flight
         due = self._lanes.next_due(high_only=free <= 0) if free > -RESERVE else None
         return None if due is None else max(due - _now(), 0.0)
 
     def _serve(self) -> None:
-        most = self.settings.runtime_concurrency
-        while self._in_flight < most + RESERVE:
-            item = self._lanes.pop(_now(), high_only=self._in_flight >= most)
+        while self._in_flight < self._slots + RESERVE:
+            item = self._lanes.pop(_now(), high_only=self._in_flight >= self._slots)
             if item is None:
                 return
             entry = self.agents.entries.get(item[0])
             if entry is None or entry.working or entry.dirty is None:
                 continue
-            if self._postponed(entry):
+            if not self._afforded(entry):
                 self.metrics.sync_postponed.inc()
                 self.schedule(entry)
                 continue
@@ -173,11 +181,12 @@ class Reconciler:
             self._in_flight += 1
             self.crew.spawn(self._work(entry, item[1]), "sync.refresh")
 
-    def _postponed(self, entry: Entry) -> bool:
-        """Whether it waits for its world's budget; looked at before, so that waiting reads nothing."""
+    def _afforded(self, entry: Entry) -> bool:
+        """Pay for it out of its world's budget, as urgent as it was found: what has to wait reads nothing."""
         if self._budget is None or entry.urgency is None or not self._paced(entry):
-            return False
-        return self._budget.next_at(entry.world, entry.urgency) > _now()
+            return True
+        entry.paid = self._budget.take(entry.world, entry.urgency, _now())
+        return entry.paid
 
     async def _work(self, entry: Entry, lane: Lane) -> None:
         entry.last_lane = lane
@@ -195,6 +204,7 @@ class Reconciler:
             _log.error("reconcile_failed", error=type(error).__name__, exc_info=error)
             self._later(entry, Internal("a defect; see the log"))
         finally:
+            self._refund(entry)
             entry.working = False
             self._in_flight -= 1
             self.schedule(entry)
@@ -245,11 +255,16 @@ class Reconciler:
         endpoint = self.agents.chain.primary(context.profile)
         entry.primary = endpoint.home
         agent = self.agents.embodiment(entry, endpoint)
-        desired = self.agents.render(entry, context, agent)
         if not agent.agent_id and not (entry.heard or context.heard or create):
             entry.dirty = None
             return None
-        if paced and agent.agent_id and self._paced(entry) and not self._admit(entry, context, desired, agent):
+        news = urgency(entry.told, vitals(context))
+        paced_now = paced and bool(agent.agent_id) and self._paced(entry)
+        if paced_now and news is not None and not self._admit(entry, news):
+            return None
+        desired = self.agents.render(entry, context, agent)
+        if paced_now and news is None:
+            entry.eased(desired, None, agent.record.missing(desired), _now())
             return None
         force, distrust = entry.rewrite, entry.distrust
         entry.rewrite = entry.distrust = False
@@ -267,13 +282,20 @@ class Reconciler:
         self.confirm(entry, context, desired)
         return Outcome(desired, agent, written.labels)
 
-    def _admit(self, entry: Entry, context: Context, desired: Desired, agent: Embodiment) -> bool:
-        """Whether what is urgent goes out now: it may have passed, and its world's budget may be spent."""
-        entry.urgency = urgency(entry.told, vitals(context))
-        if entry.urgency is None:
-            entry.eased(desired, None, agent.record.missing(desired), _now())
-            return False
-        return self._budget is None or self._budget.take(entry.world, entry.urgency, _now())
+    def _admit(self, entry: Entry, news: Urgency) -> bool:
+        """Whether what is urgent goes out now; its world's budget may be spent."""
+        if entry.paid and entry.urgency == news:
+            entry.paid = False
+            return True
+        self._refund(entry)
+        entry.urgency = news
+        return self._budget is None or self._budget.take(entry.world, news, _now())
+
+    def _refund(self, entry: Entry) -> None:
+        """Give back what was paid for a write that is not made."""
+        if entry.paid and self._budget is not None:
+            self._budget.give_back(entry.world)
+        entry.paid = False
 
     def _hurried(self, entry: Entry, desired: Desired) -> Desired:
         """What the schedule writes in the background: blocks that only a turn needs wait for their turn."""

@@ -36,6 +36,8 @@ class Entry:
     # What of it can be urgent, as its agent was last told; how urgent what waits is, None = not looked at yet.
     told: Vitals | None = None
     urgency: Urgency | None = None
+    # A write was taken from its world's budget for it.
+    paid: bool = False
     urgent_since: float = 0.0
     failures: int = 0
     retry_at: float = 0.0
@@ -66,6 +68,22 @@ class Entry:
     @property
     def embodied(self) -> bool:
         return any(agent.agent_id for agent in self.agents.values())
+
+    @property
+    def kept_here(self) -> bool:
+        """Earshot holds its agent's blocks itself: they are made with the turn, and nobody sees them before."""
+        agent = self.agent
+        return agent is not None and bool(agent.agent_id) and not agent.endpoint.capabilities.remote
+
+    def more(self, change: Change) -> bool:
+        """Take a change that alters nothing of what waits already but the revision; False when it does."""
+        waits = self.dirty
+        if waits is None or change.trace or change.lane is Lane.HIGH or change.lane < waits.lane:
+            return False
+        if (change.heard, change.combat) != (waits.heard, waits.combat) or not (self.embodied or waits.forced):
+            return False
+        self.desired_revision = max(self.desired_revision, change.revision)
+        return True
 
     def changed(self, change: Change, now: float) -> None:
         """Take a change of the feed; the first time that a player hears the NPC, it needs an agent at once."""

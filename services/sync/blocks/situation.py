@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from services.sync.blocks.page import Line
 from services.sync.context import Band, Context, Departed, Member
@@ -146,4 +145,5 @@ def _departed(gone: Departed) -> str:
 
 def clock(unix_ms: int) -> str:
     """Time of day, UTC: absolute, so that a text does not age."""
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).strftime("%H:%M")
+    minutes = unix_ms // 60_000
+    return f"{minutes // 60 % 24:02}:{minutes % 60:02}"

@@ -57,6 +57,11 @@ class Schedule:
     low: Rule
     unheard: Rule
 
+    @property
+    def restarts(self) -> bool:
+        """Whether a later change puts off what waits already."""
+        return any(rule.quiet < rule.longest for rule in (self.high, self.medium, self.combat, self.low, self.unheard))
+
 
 def schedules(dirty_heard_max_s: float = 300.0) -> Mapping[str, Schedule]:
     """Both schedules; `dirty_heard_max_s` is the setting of that name."""

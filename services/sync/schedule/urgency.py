@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 # Writes at once of a world that was quiet: of alarms, and of everything urgent.
-ALARMS, BURST = 10.0, 30.0
+ALARMS, BURST = 10.0, 14.0
 # Latest after the change: the age that the owner's documents allow a status.
 LONGEST_S = 15.0
 # Percent of the maximum that health falls by since it was last told.
@@ -64,6 +64,12 @@ class WriteBudget:
             return False
         self._buckets[world] = (tokens - 1.0, now)
         return True
+
+    def give_back(self, world: Hashable) -> None:
+        """What was taken was not needed."""
+        if world in self._buckets:
+            tokens, at = self._buckets[world]
+            self._buckets[world] = (min(tokens + 1.0, self._burst), at)
 
     def next_at(self, world: Hashable, how: Urgency) -> float:
         """When the next write of that urgency may go out, unless others go first; 0 = at once."""

@@ -82,6 +82,27 @@ async def test_lazy_writes_combat_at_once_and_then_once_a_second() -> None:
         assert "about 51 percent" in situation(runtime)
 
 
+async def test_blocks_that_earshot_holds_itself_are_written_with_the_turn_alone() -> None:
+    runtime = FakeRuntime(stateful=False, remote=False)
+    async with room(runtime) as sync:
+        sync.state.put(place="the Lantern")
+        await asyncio.sleep(1)
+        reads = len(sync.state.reads)
+        for number in range(20):
+            sync.state.put(lane=HIGH, combat=True, health=100 - number)
+            await asyncio.sleep(30)
+        assert runtime.writes == []
+        assert len(sync.state.reads) == reads
+        assert (await sync.status()).dirty
+        heard = await sync.converse()
+        assert "about 81 percent" in situation(runtime)
+        assert heard.started[0].revision == 21
+        sync.state.put(place="the Mill")
+        await sync.refresh("mara", force=True)
+        await asyncio.sleep(1)
+        assert "the Mill" in situation(runtime)
+
+
 async def test_documented_waits_for_quiet_but_not_for_ever() -> None:
     runtime = FakeRuntime()
     async with room(runtime, schedule="documented") as sync:
@@ -377,6 +398,24 @@ async def test_concurrency_stays_within_the_setting() -> None:
         await asyncio.sleep(20)
         assert len(runtime.agents) == 30
         assert runtime.most_in_flight <= 3
+
+
+async def test_the_background_takes_half_of_a_runtime_and_urgent_news_two_places_more() -> None:
+    runtime, npcs = FakeRuntime(), [f"npc{number}" for number in range(30)]
+    async with room(runtime, runtime_concurrency=8, schedule="documented") as sync:
+        for npc in npcs:
+            sync.state.put(npc)
+        await asyncio.sleep(70)
+        runtime.chooser, runtime.most_in_flight = (lambda operation: Plan(wait=0.2)), 0
+        for npc in npcs:
+            sync.state.put(npc, place="the Mill")
+        await asyncio.sleep(20)
+        assert runtime.most_in_flight == 4
+        for npc in npcs:
+            sync.state.put(npc, lane=HIGH, place="the Harbour")
+        await asyncio.sleep(20)
+        assert runtime.most_in_flight == 6
+        assert all("the Harbour" in agent.blocks["situation"] for agent in runtime.agents.values())
 
 
 async def test_high_does_not_wait_behind_low() -> None:
