@@ -36,6 +36,7 @@ class Breaker:
         self._calls: deque[tuple[float, bool]] = deque()
         self._streak = 0
         self._open_until = 0.0
+        self._opened_at = 0.0
         self._open_s = OPEN_MIN_S
         self._opened = False
         self._probing = False
@@ -77,8 +78,11 @@ class Breaker:
             self._open(now, jitter)
 
     def healed(self, now: float) -> None:
-        """A check found the endpoint well: probe now instead of when the wait is over."""
-        self._open_until = min(self._open_until, now)
+        """A check found the endpoint well: probe now instead of when the wait is over.
+
+        Never sooner than after the shortest wait: a check may pass while every call fails.
+        """
+        self._open_until = min(self._open_until, max(now, self._opened_at + OPEN_MIN_S))
 
     def release(self, ticket: Ticket) -> None:
         """A call ended without an outcome (cancelled)."""
@@ -101,4 +105,5 @@ class Breaker:
     def _open(self, now: float, jitter: float) -> None:
         self._opened = True
         self._passed = 0
+        self._opened_at = now
         self._open_until = now + self._open_s * (1 + JITTER * jitter)

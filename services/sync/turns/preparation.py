@@ -128,6 +128,8 @@ class Preparation:
         settings, entry = self.reconciler.settings, self.entry
         if settings.freshness == "strict" or entry.agent is not self.agent or not entry.confirmed_revision:
             return False
+        if self.ask.generation != self.agent.record.generation:
+            return False  # what must be forgotten leaves the blocks first
         oldest = settings.fresh_combat_s if self.context.combat else settings.fresh_s
         age_s = (self.reconciler.clock.now_ms() - entry.confirmed_ms) / 1000
         return age_s <= oldest and self.context.group_revision <= entry.confirmed_revision

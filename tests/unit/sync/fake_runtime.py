@@ -104,6 +104,7 @@ class FakeRuntime:
         self.chooser: Callable[[str], Plan] = lambda operation: GOOD
         self.down = False
         self.calls: list[str] = []
+        self.checked: list[float] = []  # when it was asked whether it is well
         self.writes: list[tuple[float, str, str, str]] = []  # as they took effect: time, agent, label, text
         self.issued: list[tuple[str, str, str]] = []  # as they were sent: agent, label, text
         self.asked: list[Asked] = []
@@ -270,6 +271,7 @@ class FakeRuntime:
         raise Busy("not in these tests")
 
     async def check(self, timeout: float) -> Health:
+        self.checked.append(asyncio.get_running_loop().time())
         return Health(not self.down, "down" if self.down else "well")
 
     async def close(self) -> None: ...

@@ -389,6 +389,35 @@ async def test_rate_limits_are_obeyed() -> None:
         assert all("the Mill" in agent.blocks["situation"] for agent in runtime.agents.values())
 
 
+async def test_a_dead_runtime_is_asked_at_most_once_in_five_seconds_and_checked_as_often() -> None:
+    """Its checks pass all the time, so that nothing but its own failures keeps us away."""
+    for plan in (Plan(fault=ServerFault("500")), Plan(hang=True), Plan(wait=30.0)):
+        runtime, npcs = FakeRuntime(), [f"npc{number}" for number in range(15)]
+        async with room(runtime) as sync:
+            for npc in npcs:
+                sync.state.put(npc, combat=True, health=100)
+            await asyncio.sleep(60)
+            now, asked = asyncio.get_running_loop().time, list[float]()
+
+            def dead(operation: str, plan: Plan = plan, asked: list[float] = asked) -> Plan:
+                asked.append(asyncio.get_running_loop().time())
+                return plan
+
+            runtime.chooser, runtime.checked = dead, []
+            for second in range(180):
+                for npc in npcs:
+                    sync.state.put(npc, lane=HIGH, combat=second % 2 == 0, health=100 - second % 100)
+                await asyncio.sleep(1)
+                if second == 30:
+                    opened = now()
+                    assert len(asked) <= 30
+            work = [at for at in asked if at > opened]
+            assert len(work) > 5
+            assert len(runtime.checked) > 10
+            for calls in (work, runtime.checked):
+                assert all(later - earlier >= 5.0 - 1e-6 for earlier, later in pairwise(calls))
+
+
 async def test_concurrency_stays_within_the_setting() -> None:
     runtime = FakeRuntime()
     runtime.chooser = lambda operation: Plan(wait=0.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -147,14 +148,35 @@ def test_one_probe_at_a_time_and_two_must_pass() -> None:
     breaker.record(6.0, Ticket.PROBE, failed=True)
     assert breaker.retry_at(6.0) == 6.0 + 2 * OPEN_MIN_S
     breaker.healed(7.0)
+    assert breaker.allow(7.0) is None  # a check that passes does not make probes that fail more frequent
+    assert breaker.retry_at(7.0) == 6.0 + OPEN_MIN_S
     for _ in range(2):
-        ticket = breaker.allow(7.0)
+        ticket = breaker.allow(11.0)
         assert ticket is Ticket.PROBE
         breaker.release(ticket)
-        assert breaker.allow(7.0) is Ticket.PROBE
-        breaker.record(7.0, Ticket.PROBE, failed=False)
-    assert breaker.state(7.0) == "closed"
-    assert breaker.allow(7.0) is Ticket.CALL
+        assert breaker.allow(11.0) is Ticket.PROBE
+        breaker.record(11.0, Ticket.PROBE, failed=False)
+    assert breaker.state(11.0) == "closed"
+    assert breaker.allow(11.0) is Ticket.CALL
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 8), st.booleans(), st.floats(0, 1)), max_size=120))
+def test_who_stays_dead_is_probed_once_in_five_seconds(steps: list[tuple[float, bool, float]]) -> None:
+    """Whenever its checks pass and whenever somebody wants to call."""
+    breaker, now, probes = Breaker(), 0.0, list[float]()
+    for _ in range(10):
+        breaker.record(0.0, Ticket.CALL, failed=True)
+    for wait, well, jitter in steps:
+        now += wait
+        if well:
+            breaker.healed(now)
+        ticket = breaker.allow(now)
+        if ticket is not None:
+            assert ticket is Ticket.PROBE
+            probes.append(now)
+            breaker.record(now, ticket, failed=True, jitter=jitter)
+    assert all(later - earlier >= OPEN_MIN_S - 1e-6 for earlier, later in pairwise([0.0, *probes]))
 
 
 def test_the_wait_doubles_up_to_its_end() -> None:

@@ -603,6 +603,19 @@ async def test_relaxed_answers_on_a_fresh_enough_status_but_never_behind_a_clust
         assert heard.started[0].revision == revision
 
 
+async def test_relaxed_does_not_speak_of_what_must_be_forgotten() -> None:
+    runtime = FakeRuntime()
+    async with room(runtime, freshness="relaxed") as sync:
+        sync.state.put(players=["Ada"])
+        remember = ToolCall("n", "remember", '{"subject": "Ada", "fact": "owes me two coins"}')
+        runtime.plan("send", Plan(reply="I will not forget.", calls=(remember,)))
+        await sync.converse(history_generation=1)
+        await sync.refresh("mara", wait=True)
+        assert "coins" in runtime.agent().blocks["notes"]
+        await sync.converse(history_generation=2)
+        assert "coins" not in runtime.asked[-1].blocks["notes"]
+
+
 async def test_split_blocks_keep_the_old_labels() -> None:
     runtime = FakeRuntime()
     async with room(runtime, blocks="split") as sync:
