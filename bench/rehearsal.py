@@ -51,6 +51,7 @@ class Outcome:
 
     waited: turns that waited for a write; stale: turns whose blocks were older than the words that they answer, by
     their own record or by the text that the model saw; versions: texts that differed from the NPC's last, estimated.
+    Where `relaxed` is measured, stale are turns on an older status than it allows, or that do not know who is present.
     """
 
     naive: Naive = field(default_factory=Naive)
@@ -62,6 +63,7 @@ class Outcome:
     stale: int = 0
     behind_max: int = 0
     age_max_ms: int = 0
+    age_max_combat_ms: int = 0
     writes: int = 0
     agents: int = 0
     versions: int = 0
@@ -187,12 +189,25 @@ class Rehearsal:
         self._last[agent_id] = seen
         behind = max(revision - started.revision, 0)
         outcome.behind_max = max(outcome.behind_max, behind)
-        outcome.age_max_ms = max(outcome.age_max_ms, started.age_ms)
-        outcome.stale += behind > 0 or not await self._fresh(key, revision, seen)
-
-    async def _fresh(self, key: Key, revision: int, seen: dict[str, str]) -> bool:
-        """Whether the model saw exactly what state says now."""
         context = await self._reader.context(key, revision, READ_S)
+        if context.combat:
+            outcome.age_max_combat_ms = max(outcome.age_max_combat_ms, started.age_ms)
+        else:
+            outcome.age_max_ms = max(outcome.age_max_ms, started.age_ms)
+        if self.settings.freshness == "relaxed":
+            oldest_s = self.settings.fresh_combat_s if context.combat else self.settings.fresh_s
+            outcome.stale += started.age_ms > 1000 * oldest_s or not self._knows_who(context, seen)
+        else:
+            outcome.stale += behind > 0 or not self._fresh(context, seen)
+
+    def _knows_who(self, context: Context, seen: dict[str, str]) -> bool:
+        """Whether the model saw everybody who is present, and nobody else."""
+        now = self._rendered(context, bands_of(seen["situation"], context))
+        told, true = ([*unbanded(texts["situation"])] for texts in (seen, now))
+        return told == true
+
+    def _fresh(self, context: Context, seen: dict[str, str]) -> bool:
+        """Whether the model saw exactly what state says now."""
         # How near somebody is keeps its word until it is clearly wrong, so it is rendered from what was said.
         now = self._rendered(context, bands_of(seen["situation"], context))
         return all(seen[label] == text for label, text in now.items())

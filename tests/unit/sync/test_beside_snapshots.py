@@ -77,8 +77,8 @@ async def played(runtime: FakeRuntime, *, hangs: bool) -> tuple[list[int], int, 
         for second in range(SNAPSHOTS):
             counts.append(await turns_of_the_loop(feed.apply(brawl(chance, second), "w")))
             await asyncio.sleep(1)
-            waiting = app.metrics.sync_pending.collect()[0].samples
-            pending = max(pending, int(sum(sample.value for sample in waiting)))
+            waiting = (sample.value for metric in app.metrics.sync_pending.collect() for sample in metric.samples)
+            pending = max(pending, int(sum(waiting)))
         tasks = len(asyncio.all_tasks())
         feed.close()
     return counts, pending, tasks
