@@ -21,8 +21,8 @@ PLACES = 512
 # A snapshot's deadline, for senders that name none.
 BUDGET_MS = 1000
 
-# Items that are taken up in one go; others get the loop in between.
-TOGETHER = 64
+# Items that are taken up in one go, some milliseconds of the loop: probes and refusals get it in between.
+TOGETHER = 8
 
 Item: TypeAlias = state_pb2.SnapshotItem
 Result: TypeAlias = state_pb2.SnapshotResult
@@ -91,6 +91,7 @@ class IngestStream:
                     await self._places.acquire()
                 self._running += len(part)
                 self._begin(self._ingest.take(part), group)
+                await asyncio.sleep(0)
         self._ended = True
         self._ready.set()
 
