@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from services.state import causes, compiled
+from services.state.bands import NPC, PLAYER
 from services.state.causes import Causes
 from services.state.cold import UNKNOWN
-from services.state.columns import NPC, PLAYER, Columns, Mask, Plan
+from services.state.columns import Columns, Mask, Plan
 from services.state.event import Event
 from services.state.membership import Longs, Membership, Transition
 from services.state.observation import Observed

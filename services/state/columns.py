@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from services.state import cold, compiled
+from services.state.bands import PLAYER
 from services.state.cold import NOTHING, Cold
 
 Floats32 = npt.NDArray[np.float32]
@@ -25,8 +26,6 @@ Rows = npt.NDArray[np.int32]
 Mask = npt.NDArray[np.bool_]
 Bytes = npt.NDArray[np.uint8]
 Text = TypeVar("Text", str, bytes)
-
-NPC, PLAYER = 1, 2  # earshot.type.v1.EntityKind
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from services.state import change as changed
+from services.state.bands import AT, NPC, PLAYER
 from services.state.cold import UNKNOWN
-from services.state.columns import NPC, PLAYER, Columns
+from services.state.columns import Columns
 from services.state.document import Document
 from services.state.event import Event
-from services.state.place import AT
 from services.state.roster import Location, Profile, Roster
 
 NEARBY_STUDS = 50.0

@@ -18,9 +18,10 @@ from services.state import columns as cols
 from services.state import membership as members
 from services.state import observation as obs
 from services.state import situation as situations
+from services.state.bands import NPC
 from services.state.causes import Causes
 from services.state.change import Changes, Moment
-from services.state.columns import NPC, Columns, Mask, Merge, Plan, Sent
+from services.state.columns import Columns, Mask, Merge, Plan, Sent
 from services.state.event import Event, unheard
 from services.state.membership import Assignment, Longs, Membership, Pair, Points, Transition
 from services.state.observation import Observed

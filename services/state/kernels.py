@@ -15,10 +15,22 @@ from typing import Any
 import numba
 import numpy as np
 
+from services.state.bands import (
+    ALARM,
+    AT,
+    AT_ENTER,
+    AT_LEAVE,
+    FAR,
+    HEALTH_BAND,
+    NEAR,
+    NEAR_ENTER,
+    NEAR_LEAVE,
+    NPC,
+    PLACE_BAND,
+    PLAYER,
+    UNKNOWN,
+)
 from services.state.causes import ALARMED, EVENTS, GROUP, HIGH, MEDIUM, PLACE, STATUS, TENS
-from services.state.columns import NPC, PLAYER
-from services.state.place import AT, AT_ENTER, AT_LEAVE, FAR, NEAR, NEAR_ENTER, NEAR_LEAVE, PLACE_BAND, UNKNOWN
-from services.state.situation import ALARM, HEALTH_BAND
 
 # The disk cache is on when a directory was found for it (see compiled.py): numba refuses to start otherwise.
 _CACHE = bool(numba.config.CACHE_DIR)  # type: ignore[attr-defined]  # made at run time

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from services.state.columns import NPC, PLAYER, Columns, Sent
+from services.state.bands import NPC, PLAYER
+from services.state.columns import Columns, Sent
 from services.state.event import Event
 from services.state.membership import Pair
 from services.state.roster import Roster

@@ -8,19 +8,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from services.state.columns import NPC, Columns, Floats, Floats32, Mask, Plan
+from services.state.bands import (
+    AT,
+    AT_ENTER,
+    AT_LEAVE,
+    FAR,
+    NEAR,
+    NEAR_ENTER,
+    NEAR_LEAVE,
+    NPC,
+    PLACE_BAND,
+    UNKNOWN,
+)
+from services.state.columns import Columns, Floats, Floats32, Mask, Plan
 from services.state.roster import Roster
 
 Small = npt.NDArray[np.int8]
 Places = npt.NDArray[np.int32]
-
-UNKNOWN = -1
-# Bands of the nearest place: enter at most, leave beyond, in studs.
-AT, NEAR, FAR = 1, 2, 3
-AT_ENTER, AT_LEAVE = 5.0, 6.0
-NEAR_ENTER, NEAR_LEAVE = 30.0, 33.0
-# Another place must be nearer by this to become the nearest.
-PLACE_BAND = 3.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from services.common.errors import BadInput, EarshotError, NotFound, to_status
 from services.common.leisure import leisure
 from services.common.logs import get_logger
 from services.common.settings import Settings
+from services.state.bands import NPC
 from services.state.change import Change, Lane, heard
-from services.state.columns import NPC
 from services.state.context import context_of, entity_of, looks_of
 from services.state.document import Document, blank
 from services.state.feed import BATCH, Doorbells, Feed, Ref, Told

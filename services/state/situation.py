@@ -13,16 +13,13 @@ import numpy as np
 
 from services.state import causes, compiled
 from services.state import place as places
+from services.state.bands import ALARM, HEALTH_BAND, UNKNOWN
 from services.state.causes import Causes
 from services.state.columns import Floats32, Mask, Merge, Plan
 from services.state.membership import Longs
-from services.state.place import UNKNOWN, Small, Standing
+from services.state.place import Small, Standing
 from services.state.roster import Roster
 
-# Health shown in tens keeps its value until the exact one is farther than this from it, in percent.
-HEALTH_BAND = 7.0
-# A fall of this much of the maximum since the last alarm is one (C4), in percent.
-ALARM = 10.0
 FOREVER = 1 << 62  # fighting_until of those who fight now
 # What games call fighting, in lower case.
 COMBAT_ACTIONS = frozenset({"combat", "fighting", "fight", "attacking", "attack"})

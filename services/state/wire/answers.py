@@ -9,7 +9,8 @@ import numpy as np
 from earshot.state.v1 import state_pb2
 from earshot.type.v1 import type_pb2
 
-from services.state.columns import NPC, PLAYER, Columns
+from services.state.bands import NPC, PLAYER
+from services.state.columns import Columns
 from services.state.context import Entity, NpcContext, location_of
 from services.state.document import Document
 from services.state.event import Event

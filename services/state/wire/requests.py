@@ -12,8 +12,9 @@ from earshot.type.v1 import type_pb2
 
 from services.common.errors import BadInput, TooLarge
 from services.state import columns as cols
+from services.state.bands import NPC, PLAYER
 from services.state.cold import NOTHING, Cold
-from services.state.columns import NPC, PLAYER, Sent
+from services.state.columns import Sent
 from services.state.event import Event
 from services.state.membership import Pair
 from services.state.observation import ActionResult, LinkReport, Observation, Observed, Status

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from services.cluster.lineage import Ended, Lineage, evolve
 from services.cluster.proximity import Batch, components_in_python
 from services.state import cold
+from services.state.bands import NPC, PLAYER
 from services.state.blob import Unreadable, decode, encode
 from services.state.cold import Cold
-from services.state.columns import NPC, PLAYER, Sent
+from services.state.columns import Sent
 from services.state.document import Document, Input, Rules, TooMany, blank, close, commit, prepare
 from services.state.event import Event, unheard
 from services.state.membership import Assignment, Change, Move, Points

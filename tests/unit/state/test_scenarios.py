@@ -11,8 +11,9 @@ import pytest
 from services.demo.frame import Frame, Row
 from services.demo.repertoire import SCENARIOS, play
 from services.state import cold
+from services.state.bands import NPC, PLAYER
 from services.state.blob import encode
-from services.state.columns import NPC, PLAYER, Sent
+from services.state.columns import Sent
 from services.state.document import Document, Input, Rules, blank, commit, prepare
 from services.state.membership import Change, Transition
 from services.state.roster import Roster
