@@ -200,6 +200,12 @@ LOOP = Panel(
     [quantile(0.99, "earshot_loop_lag_seconds", by="instance")],
     0.05,
 )
+TASKS = Panel(
+    "Tasks of the loop",
+    "short",
+    "By process; grows only with players and turns",
+    [("sum by (instance) (earshot_loop_tasks{@})", "{{instance}}")],
+)
 CPU = Panel(
     "CPU",
     "percentunit",
@@ -253,6 +259,7 @@ BOARDS = (
             FIRST,
             OVER,
             LOOP,
+            TASKS,
             CPU,
             MEMORY,
             WORLDS,

@@ -166,6 +166,7 @@ class App:
         recorder = tracing.configure("earshot-" + "-".join(sorted(self.rooms)), sample, self.settings.otlp_endpoint)
         if recorder is not None:
             self.on_close("tracing", partial(self._end_traces, recorder))
+        self.metrics.loop_tasks.set_function(partial(_tasks_of, asyncio.get_running_loop()))
         if self.settings.metrics_listen:
             await self._serve_metrics(self.settings.metrics_listen)
         if self._network and self._adders:
@@ -292,6 +293,11 @@ class App:
 
     async def __aexit__(self, *_: object) -> None:
         await self.stop()
+
+
+def _tasks_of(loop: asyncio.AbstractEventLoop) -> float:
+    """Counted when somebody looks, on whatever thread that is."""
+    return float(len(asyncio.all_tasks(loop)))
 
 
 def commits(metrics: Metrics, room: str) -> Callable[[Group], None]:

@@ -35,6 +35,11 @@ MAX_PENDING = 20_000
 MAX_BATCH = 64
 # WAL pages after which the checkpointer copies them back: away from the writer, whose p99 it would cost.
 CHECKPOINT_PAGES = 1000
+# A log of more pages is emptied while the writer waits: under writes without a pause no copying back ever sees its end,
+# and it would grow for as long as they last.
+LOG_PAGES = 2000
+# For so long at most: who reads meanwhile (a backup) is not waited for.
+EMPTYING_MS = 50
 MEMORY = ":memory:"
 # Bytes of a store that longer reads may map.
 MAPPED = 1 << 31
@@ -463,6 +468,7 @@ class _Checkpointer:
 
     def __init__(self, path: str) -> None:
         self._connection = _connect(path)
+        self._connection.execute(f"PRAGMA busy_timeout={EMPTYING_MS}")
         self._wake = threading.Event()
         self._commits = 0
         self._stop = False
@@ -487,7 +493,9 @@ class _Checkpointer:
             self._wake.clear()
             # A reader or the writer may hold a lock just now: the next wake tries again.
             with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+                _, pages, _ = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if pages > LOG_PAGES:
+                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
 
 def _connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
@@ -505,8 +513,12 @@ def _lock(path: str) -> IO[str] | None:
     """Hold the file's lock: two processes on one data directory would each think they own it."""
     if path == MEMORY:
         return None
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    handle = Path(path + ".lock").open("w")  # noqa: SIM115 - held for the life of the store
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        handle = Path(path + ".lock").open("w")  # noqa: SIM115 - held for the life of the store
+    except OSError as error:
+        why = f"the data directory {Path(path).parent} cannot be written: {error.strerror}"
+        raise Unavailable(why, reason="DATA_NOT_WRITABLE") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:

@@ -107,6 +107,7 @@ class Metrics:
     store_writes = _counter("earshot_store_writes_total", "Writes by what became of them", "room", "outcome")
     build = _gauge("earshot_build_info", "The version that runs", "version")
     loop_lag = _histogram("earshot_loop_lag_seconds", "How late the loop woke", LAG)
+    loop_tasks = _gauge("earshot_loop_tasks", "Tasks of the loop that are not done")
 
     # -- edge ------------------------------------------------------------------------------------------------------
     http_seconds = _histogram("earshot_http_seconds", "HTTP requests", REQUEST, "route")

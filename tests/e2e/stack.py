@@ -54,6 +54,8 @@ class Stack:
     runtime: str = "offline"
     # What `python -m` runs, before its --target.
     program: tuple[str, ...] = ("services", "up")
+    # What runs it, for example in a namespace.
+    within: tuple[str, ...] = ()
     # More environment of one target's process, taken when it starts.
     extra: dict[str, dict[str, str]] = field(default_factory=dict)
 
@@ -89,7 +91,7 @@ class Stack:
                 continue
             with self.log.open("ab") as log:
                 self.processes[target] = subprocess.Popen(
-                    [sys.executable, "-m", *self.program, "--target", target],
+                    [*self.within, sys.executable, "-m", *self.program, "--target", target],
                     env={**self._environment, **self.extra.get(target, {})}, cwd=ROOT, stdout=log, stderr=log,
                     stdin=subprocess.DEVNULL,
                 )  # fmt: skip

@@ -24,7 +24,7 @@ import pytest
 from tests.e2e.stack import ROOT, free_ports
 from tests.unit.test_deploy import compose, instructions, last_stage
 
-HEALTHY_S = 60.0
+HEALTHY_S = 240.0
 
 
 def image_environment() -> dict[str, str]:
@@ -47,7 +47,9 @@ class Composed:
         settings = self.services.get(service, {}).get("environment", {})
         given = {name: value for name, value in settings.items() if value is not None}
         for name, value in given.items():
-            if name.endswith(("_ADDR", "_LISTEN")):
+            if name == "EARSHOT_METRICS_LISTEN":  # each container has its own
+                given[name] = f"127.0.0.1:{self.port(f'{service} {value}')}"
+            elif name.endswith(("_ADDR", "_LISTEN")):
                 given[name] = f"127.0.0.1:{self.port(value)}"
             elif name == "EARSHOT_TLS":
                 given[name] = value.replace("/certs", str(self.volumes / "certs" / service))
@@ -63,7 +65,7 @@ class Composed:
         """A command in the service's surroundings, as `docker compose run` or a health check."""
         return subprocess.run(
             command, env=self.environment(service), cwd=self.volumes / service, capture_output=True, text=True,
-            timeout=30, check=False,
+            timeout=120, check=False,
         )  # fmt: skip
 
     def healthy(self, service: str) -> bool:
@@ -72,7 +74,9 @@ class Composed:
         return self.run(service, *command).returncode == 0
 
     def start(self) -> None:
-        waits = {name: set(service.get("depends_on") or {}) for name, service in self.services.items()}
+        waits = {
+            name: set(service.get("depends_on") or {}) & set(self.services) for name, service in self.services.items()
+        }
         for name in TopologicalSorter(waits).static_order():
             with (self.volumes / f"{name}.log").open("wb") as log:
                 self.processes[name] = subprocess.Popen(

@@ -57,7 +57,10 @@ class Composed:
             self._once("edge", "certs", str(self.folder / "certs"))
             made = self._once("edge", "key", "create", "mygame")
             self.key = next(word for word in made.split() if word.startswith("ek_"))
-            waits = {name: set(service.get("depends_on") or {}) for name, service in self.services.items()}
+            waits = {
+                name: set(service.get("depends_on") or {}) & set(self.services)
+                for name, service in self.services.items()
+            }
             for name in TopologicalSorter(waits).static_order():
                 self.start(name)
             port = self.services["edge"]["environment"]["EARSHOT_LISTEN"].rpartition(":")[2]

@@ -25,6 +25,8 @@ BEACON = "beacon"
 TIMEOUT_S = 5.0
 RETRY_S = 0.5
 LOOK_S = 60.0
+# A log of which nothing is kept.
+EVERYTHING = 1 << 63
 
 
 @dataclass
@@ -277,7 +279,8 @@ def _end(http: httpx.Client, world: str, headers: dict[str, str], trimmed: bool)
         if seen is not None:
             log = tuple(_log(http, world, headers))
             if not _open_turns(log) or time.monotonic() > until:
-                return End(*seen, log, kept_from=log[0].seq if trimmed and log else 0)
+                first = log[0].seq if log else EVERYTHING
+                return End(*seen, log, kept_from=first if trimmed else 0)
         assert time.monotonic() < until + LOOK_S, f"{world}: {answer.status_code} {answer.text[:400]}"
         time.sleep(0.1)
 

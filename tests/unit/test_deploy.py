@@ -168,7 +168,9 @@ def wrong_life(config: Config) -> list[str]:
     wrong = []
     for name, service in config["services"].items():
         waits = {
-            other for other, how in (service.get("depends_on") or {}).items() if how["condition"] == "service_healthy"
+            other
+            for other, how in (service.get("depends_on") or {}).items()
+            if how["condition"] == "service_healthy" and how["required"]
         }
         if waits != calls.get(name, set()):
             wrong.append(f"{name}: waits for {sorted(waits)}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from services.common import store
 from services.common.errors import Conflict, Unavailable
 from services.common.ownership import Fence, partition_of
 from services.common.store import MEMORY, Database, StoreInUse
@@ -114,6 +117,28 @@ async def test_purge_leaves_nothing_of_what_was_deleted(tmp_path: Path) -> None:
     await database.purge()
     assert not any(secret.encode() in path.read_bytes() for path in tmp_path.iterdir())
     assert database.read("SELECT value FROM item") == [("kept",)]
+    await database.close()
+
+
+async def test_the_log_of_a_store_that_is_never_quiet_stays_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "CHECKPOINT_PAGES", 40)
+    monkeypatch.setattr(store, "LOG_PAGES", 100)
+    database = Database(tmp_path / "a.db", SCHEMA)
+    log = tmp_path / "a.db-wal"
+    largest = 0
+    # Somebody who reads keeps every copying back from the log's end.
+    with closing(sqlite3.connect(tmp_path / "a.db", isolation_level=None)) as reader:
+        reader.execute("BEGIN").execute("SELECT count(*) FROM item").fetchall()
+        for number in range(300):
+            await database.write(insert(number, "x" * 10_000), durable=False)
+            largest = max(largest, log.stat().st_size)
+        reader.execute("COMMIT")
+    numbers = iter(range(300, 100_000))
+    async with asyncio.timeout(60):
+        while log.stat().st_size >= largest // 2:
+            await database.write(insert(next(numbers), "x"), durable=False)
     await database.close()
 
 
