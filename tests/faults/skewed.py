@@ -21,7 +21,7 @@ def _ahead() -> float:
     return float(_file.read_text() or 0)
 
 
-def _now_ms(_: SystemClock) -> int:
+def _now_ms(self: SystemClock) -> int:
     return _true_ns() // 1_000_000 + round(_ahead() * 1000)
 
 

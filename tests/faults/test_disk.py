@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -51,12 +51,12 @@ def fill(disk: Path) -> Path:
     file = os.open(filler, os.O_WRONLY | os.O_CREAT)
     try:
         for size in (1 << 20, 4096, 1):
-            while True:
-                os.write(file, bytes(size))
-    except OSError:
-        return filler
+            with suppress(OSError):
+                while True:
+                    os.write(file, bytes(size))
     finally:
         os.close(file)
+    return filler
 
 
 def failed_writes(stack: Stack) -> float:
