@@ -8,7 +8,7 @@ a finish reason "stop" beside tool calls; usage in the last chunk, in every one,
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,19 +33,19 @@ class _Calls:
     calls: list[_Call] = field(default_factory=list)
     _by_index: dict[int, _Call] = field(default_factory=dict)
 
-    def add(self, piece: Any) -> None:
-        index = piece.index if isinstance(getattr(piece, "index", None), int) else 0
-        function = piece.function
-        name = (function.name or "") if function is not None else ""
+    def add(self, piece: Mapping[str, Any]) -> None:
+        index = piece["index"] if isinstance(piece.get("index"), int) else 0
+        function = piece.get("function") or {}
+        name, call_id = _text(function, "name"), _text(piece, "id")
         current = self._by_index.get(index)
-        if current is None or (piece.id and current.call_id and piece.id != current.call_id) or (name and current.name):
+        if current is None or (call_id and current.call_id and call_id != current.call_id) or (name and current.name):
             current = self._by_index[index] = _Call()
             self.calls.append(current)
-        current.call_id = current.call_id or piece.id or ""
+        current.call_id = current.call_id or call_id
         current.name = current.name or name
-        if function is not None and function.arguments:
-            text = function.arguments
-            current.arguments += text if isinstance(text, str) else json.dumps(text)
+        arguments = function.get("arguments")
+        if arguments:
+            current.arguments += arguments if isinstance(arguments, str) else json.dumps(arguments)
 
     def whole(self) -> list[ToolCall]:
         return [
@@ -109,24 +109,25 @@ class ChatReading:
         self._usage: UsageDelta | None = None
 
     def take(self, chunk: Any) -> Iterator[Delta]:
-        """Deltas of a chunk. Raises ServerFault, RateLimited and Garbled."""
-        _raise_error(getattr(chunk, "error", None))
-        self._model = getattr(chunk, "model", "") or self._model
-        if (usage := getattr(chunk, "usage", None)) is not None:
+        """Deltas of a chunk, decoded JSON. Raises ServerFault, RateLimited and Garbled."""
+        if not isinstance(chunk, Mapping):
+            raise Garbled("a chunk is no object")
+        _raise_error(chunk.get("error"))
+        self._model = _text(chunk, "model") or self._model
+        if (usage := chunk.get("usage")) is not None:
             # Some repeat it in every chunk: the last one counts.
-            self._usage = UsageDelta(usage.prompt_tokens or 0, usage.completion_tokens or 0)
-        for choice in getattr(chunk, "choices", None) or ():
-            delta = choice.delta
-            text = (delta.content or "") if delta is not None else ""
-            thought = _thought(delta)
-            self._length += len(text) + len(thought)
+            self._usage = UsageDelta(_count(usage, "prompt_tokens"), _count(usage, "completion_tokens"))
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta") or {}
+            text = _text(delta, "content")
+            self._length += len(text) + len(_thought(delta))
             if self._length > ANSWER_MAX:
                 raise Garbled("the answer is too large")
             if said := self._thoughts.feed(text):
                 yield TextDelta(said)
-            for piece in (delta.tool_calls or ()) if delta is not None else ():
+            for piece in delta.get("tool_calls") or ():
                 self._calls.add(piece)
-            self._ended = self._ended or choice.finish_reason is not None
+            self._ended = self._ended or choice.get("finish_reason") is not None
 
     def finish(self) -> Iterator[Delta]:
         """The rest of the answer, up to End. Raises Garbled when it was none."""
@@ -141,10 +142,23 @@ class ChatReading:
         yield End(self._model, tools=bool(calls))
 
 
-def _thought(delta: Any) -> str:
+def _text(part: Mapping[str, Any], name: str) -> str:
+    """A field's text, "" for null. Raises Garbled for what is neither."""
+    text = part.get(name)
+    if text is None or isinstance(text, str):
+        return text or ""
+    raise Garbled(f"{name} is no text")
+
+
+def _count(part: Mapping[str, Any], name: str) -> int:
+    count = part.get(name)
+    return count if isinstance(count, int) else 0
+
+
+def _thought(delta: Mapping[str, Any]) -> str:
     """What a model thinks beside what it says; read only for its length."""
     for name in ("reasoning_content", "reasoning"):
-        text = getattr(delta, name, None)
+        text = delta.get(name)
         if isinstance(text, str):
             return text
     return ""

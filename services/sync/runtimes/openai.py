@@ -153,7 +153,7 @@ class OpenAIRuntime:
         """The stream. What a server refuses is left out and asked once more; a prompt too long for it is halved."""
         for _ in range(LEARN_MAX):
             try:
-                return await client.chat.completions.create(**self._fitted(request), timeout=timeout)
+                return await self._posted(client, sdk, request, timeout)
             except sdk.APIStatusError as error:
                 # llama.cpp has said 500 for a prompt that is too long, and for tools.
                 said = _said(error)
@@ -162,7 +162,18 @@ class OpenAIRuntime:
                     request = shorter
                 elif not ((error.status_code == 400 or _NO_TOOLS.search(said)) and self._learn(said)):
                     raise
-        return await client.chat.completions.create(**self._fitted(request), timeout=timeout)
+        return await self._posted(client, sdk, request, timeout)
+
+    async def _posted(self, client: Any, sdk: ModuleType, request: dict[str, Any], timeout: float) -> Any:
+        """Chunks as plain data: the SDK's typed call costs 9 ms more, walking the types of what it sends."""
+        return await client.post(
+            "/chat/completions",
+            body=self._fitted(request),
+            options={"timeout": timeout},
+            cast_to=object,
+            stream=True,
+            stream_cls=sdk.AsyncStream[object],
+        )
 
     def _request(self, turn: Turn, blocks: dict[str, str], results: Sequence[ToolResult]) -> dict[str, Any]:
         """The request's body. One system message, first: chat templates of local servers refuse another."""
