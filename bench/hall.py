@@ -53,13 +53,15 @@ def _entity(who: str, kind: str, name: str, x: float, z: int) -> dict[str, Any]:
 
 
 class Model(FakeModel):
-    """The fake model, which notes when it was asked about which number."""
+    """The fake model, which notes when it was asked about which number, and how often it was asked at all."""
 
     def __init__(self, delay_ms: float) -> None:
         super().__init__(delay_ms=delay_ms)
         self.asked: dict[int, float] = {}
+        self.calls = 0
 
     async def _chat(self, body: dict[str, Any], exchange: Any) -> bool:
+        self.calls += 1
         number = _NUMBER.search(latest_line(body).text)
         if number is not None:
             self.asked.setdefault(int(number[1]), asyncio.get_running_loop().time())
@@ -68,16 +70,25 @@ class Model(FakeModel):
 
 @dataclass(slots=True)
 class Talk:
-    """What came of one run: when each number was said, and outcomes with reasons."""
+    """What came of one run: when each number was said, and outcomes with reasons.
+
+    clear: said while no other line of the conversation waited for its outcome, so that no turn had to end first.
+    """
 
     said: dict[int, float] = field(default_factory=dict)
     outcomes: Counter[str] = field(default_factory=Counter)
     addressed: set[int] = field(default_factory=set)
+    clear: set[int] = field(default_factory=set)
     answered: set[int] = field(default_factory=set)
 
     def waits(self, asked: dict[int, float]) -> list[float]:
-        """Milliseconds from the client's request to the model's of each line that an NPC was asked about, sorted."""
-        return sorted((asked[number] - at) * 1000 for number, at in self.said.items() if number in asked)
+        """Milliseconds from the client's request to the model's, sorted, of lines to an NPC by name into a free floor.
+
+        A remark may be answered only after an awkward silence, and a line into a turn waits for the turn to be stopped:
+        neither wait is the stack's.
+        """
+        wanted = self.addressed & self.clear & asked.keys()
+        return sorted((asked[number] - self.said[number]) * 1000 for number in wanted)
 
 
 @dataclass(slots=True)
@@ -89,6 +100,8 @@ class Hall:
     tables: int
     chance: random.Random = field(default_factory=lambda: random.Random("hall"))
     _number: int = 0
+    # Lines of each conversation that wait for their outcome.
+    _waiting: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     async def open(self, client: httpx.AsyncClient) -> None:
         """Put everybody at the tables."""
@@ -140,12 +153,17 @@ class Hall:
             talk.addressed.add(number)
         who = player(world, table, self.chance.randrange(2))
         body = {"world": world_name(world), "player_id": who, "text": text, "message_id": f"m{number}"}
+        if not self._waiting[world, table]:
+            talk.clear.add(number)
+        self._waiting[world, table] += 1
         talk.said[number] = asyncio.get_running_loop().time()
         try:
             answer = await client.post(f"{self.base}/v1/messages", json=body, timeout=TIMEOUT_S)
         except httpx.HTTPError as error:
             talk.outcomes[type(error).__name__] += 1
             return
+        finally:
+            self._waiting[world, table] -= 1
         told = answer.json()
         if answer.status_code != 200:
             talk.outcomes[told["error"]["reason"]] += 1
