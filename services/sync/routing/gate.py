@@ -65,10 +65,12 @@ class Gate:
         else:
             self._enter()
         met, started = self._met if self._in_flight == 1 else -1, loop.time()
+        others = self._in_flight
         try:
             yield
             if self.rounds is not None:
-                self.rounds.record(loop.time() - started, alone=met == self._met, now=loop.time())
+                took, beside = loop.time() - started, (others + self._in_flight) / 2
+                self.rounds.record(took, alone=met == self._met, now=loop.time(), beside=beside)
         finally:
             self._in_flight -= 1
             self._admit()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.sync.routing.gate import Gate
-from services.sync.routing.rounds import KEPT, SAMPLES, TRIAL_MAX_S, TRIAL_S, Rounds
+from services.sync.routing.rounds import FRESH, KEPT, SAMPLES, TRIAL_MAX_S, TRIAL_S, Rounds
 from services.sync.schedule.due import Lane
 
 
@@ -29,6 +29,33 @@ def test_it_takes_twenty_of_either_kind_to_tell() -> None:
 def test_five_hundred_milliseconds_make_the_difference() -> None:
     assert not fed(fed(Rounds(), 30, 1.0, alone=True), 30, 1.5, alone=False).serial(0.0)
     assert fed(fed(Rounds(), 30, 1.0, alone=True), 30, 1.51, alone=False).serial(0.0)
+
+
+def test_parallel_that_gets_more_done_stays_parallel() -> None:
+    """A provider that is busy at noon answers later than at night, and ten of its answers still come at once."""
+    rounds = fed(Rounds(), 30, 1.0, alone=True)
+    for _ in range(KEPT):
+        rounds.record(1.8, alone=False, now=0.0, beside=10.0)
+        assert not rounds.serial(0.0)
+    for _ in range(KEPT):
+        rounds.record(8.5, alone=False, now=0.0, beside=10.0)
+    assert rounds.serial(0.0)
+
+
+def test_a_server_that_became_slow_is_not_asked_one_by_one_for_it() -> None:
+    rounds = fed(Rounds(), 30, 0.05, alone=True)
+    for _ in range(SAMPLES):
+        rounds.record(1.0, alone=False, now=0.0, beside=10.0)
+    assert rounds.serial(0.0)
+    for second in range(1, FRESH):
+        rounds.record(1.0, alone=True, now=float(second))
+        assert rounds.serial(float(second))
+    rounds.record(1.0, alone=True, now=float(FRESH))
+    assert not rounds.serial(float(FRESH))
+    # What turns alone took before is forgotten: parallel ones are as they are now.
+    for _ in range(KEPT):
+        rounds.record(1.2, alone=False, now=FRESH + 1.0, beside=10.0)
+    assert not rounds.serial(FRESH + 1.0)
 
 
 def test_a_trial_tells_and_each_failed_one_is_followed_by_a_longer_wait() -> None:
