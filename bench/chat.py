@@ -17,10 +17,11 @@ import httpx
 
 from bench.catalogue import Options, progress
 from bench.figures import percentile, slope
-from bench.hall import Hall, Model, Talk
+from bench.hall import TIMEOUT_S, Hall, Talk
 from bench.result import Result
 from bench.target import Target, earshot
 from bench.turns import barge_in
+from bench.wire import Client, Model
 
 SECONDS = 120.0
 MODEL_MS = 1000.0
@@ -51,10 +52,8 @@ def run(options: Options) -> list[dict[str, Any]]:
 
 async def _latency(folder: Path) -> list[dict[str, Any]]:
     """Utterance in to runtime asked: alone before a model that is quick, then beside others before a slow one."""
-    alone = await _asked("alone", folder, 50.0, lambda hall, client: hall.alone(client, ALONE_LINES))
-    active = await _asked(
-        "active", folder, MODEL_MS, lambda hall, client: hall.talk(client, ACTIVE_RATE, ACTIVE_SECONDS)
-    )
+    alone = await _asked("alone", folder, 50.0, lambda hall: hall.alone(ALONE_LINES))
+    active = await _asked("active", folder, MODEL_MS, lambda hall: hall.talk(ACTIVE_RATE, ACTIVE_SECONDS))
     name, many = "utterance in to runtime asked", f"{ACTIVE_WORLDS * TABLES} conversations active"
     return [
         Result(f"{name}, one client, p50", percentile(alone, 0.5), "ms", ALONE_MS, "less").record(),
@@ -64,19 +63,17 @@ async def _latency(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-async def _asked(
-    name: str, folder: Path, model_ms: float, speak: Callable[[Hall, httpx.AsyncClient], Awaitable[Talk]]
-) -> list[float]:
+async def _asked(name: str, folder: Path, model_ms: float, speak: Callable[[Hall], Awaitable[Talk]]) -> list[float]:
     """Milliseconds until the model was asked, in a server that has known this model only."""
-    async with Model(model_ms) as model, httpx.AsyncClient(limits=httpx.Limits(max_connections=200)) as client:
+    async with Model(model_ms) as model:
         target = _target(name, folder, model)
         await asyncio.to_thread(target.start, folder)
         try:
-            hall = Hall(f"http://127.0.0.1:{target.port}", ACTIVE_WORLDS, TABLES)
-            await hall.open(client)
-            await hall.greet(client)
+            hall = Hall(Client(target.port), ACTIVE_WORLDS, TABLES)
+            await hall.open()
+            await hall.greet()
             progress(f"chat: {ACTIVE_WORLDS * TABLES} conversations, the model takes {model_ms:g} ms")
-            talk = await speak(hall, client)
+            talk = await speak(hall)
             progress(f"chat: outcomes {dict(talk.outcomes)}")
             return talk.waits(model.asked)
         finally:
@@ -85,15 +82,15 @@ async def _asked(
 
 async def _load(folder: Path, seconds: float) -> list[dict[str, Any]]:
     """100 worlds, 1,000 conversations, 50 lines a second."""
-    async with Model(MODEL_MS) as model, httpx.AsyncClient(limits=httpx.Limits(max_connections=400)) as client:
+    async with Model(MODEL_MS) as model:
         target = _target("load", folder, model)
         await asyncio.to_thread(target.start, folder)
         try:
-            hall = Hall(f"http://127.0.0.1:{target.port}", WORLDS, TABLES)
+            hall = Hall(Client(target.port), WORLDS, TABLES)
             progress(f"chat: {WORLDS} worlds of {TABLES} conversations sit down")
-            await hall.open(client)
-            await hall.greet(client)
-            before = await _waits(client, target.port)
+            await hall.open()
+            await hall.greet()
+            before = await asyncio.to_thread(_waits, target.port)
             progress(f"chat: {RATE:g} lines/s for {seconds:g} s")
             memory: list[tuple[float, float]] = []
             cpu, calls = sum(target.cpu_seconds()), model.calls
@@ -102,9 +99,9 @@ async def _load(folder: Path, seconds: float) -> list[dict[str, Any]]:
                 if not memory or at - memory[-1][0] >= 1:
                     memory.append((at, sum(map(_resident_mib, target.pids))))
 
-            talk = await hall.talk(client, RATE, seconds, tick)
+            talk = await hall.talk(RATE, seconds, tick)
             cpu, calls = sum(target.cpu_seconds()) - cpu, model.calls - calls
-            after = await _waits(client, target.port)
+            after = await asyncio.to_thread(_waits, target.port)
         finally:
             await asyncio.to_thread(target.stop)
     return _loaded(talk, model, seconds, cpu, calls, memory, before, after)
@@ -160,9 +157,9 @@ def _target(name: str, folder: Path, model: Model) -> Target:
     return earshot(name, folder, "all", environment=environment)
 
 
-async def _waits(client: httpx.AsyncClient, port: int) -> dict[tuple[str, str], float]:
+def _waits(port: int) -> dict[tuple[str, str], float]:
     """The histogram of waits for a worker: (queue, upper edge or count) -> turns."""
-    text = (await client.get(f"http://127.0.0.1:{port}/metrics")).text
+    text = httpx.get(f"http://127.0.0.1:{port}/metrics", timeout=TIMEOUT_S).text
     found = {}
     for line in text.splitlines():
         match = _WAIT.match(line)

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import httpx
-
-from tests.fakes.fake_model import FakeModel, latest_line
+from bench.wire import Client
 
 TABLE_STUDS = 100.0
 LINES = ("what do you think of number #{0}?", "have you heard of number #{0}?", "tell me about number #{0}.")
 REMARKS = ("Number #{0} was a long day.", "Does anyone know number #{0}?", "So much for number #{0}.")
-_NUMBER = re.compile(r"#(\d+)")
 NAMES = ("Mara", "Brom", "Wyn", "Tess", "Odo", "Una", "Vic", "Zed", "Ida", "Kai")
 TIMEOUT_S = 30.0
 
@@ -52,20 +48,8 @@ def _entity(who: str, kind: str, name: str, x: float, z: int) -> dict[str, Any]:
     return {"id": who, "kind": kind, "name": name, "position": {"x": x, "y": 0.0, "z": float(z)}}
 
 
-class Model(FakeModel):
-    """The fake model, which notes when it was asked about which number, and how often it was asked at all."""
-
-    def __init__(self, delay_ms: float) -> None:
-        super().__init__(delay_ms=delay_ms)
-        self.asked: dict[int, float] = {}
-        self.calls = 0
-
-    async def _chat(self, body: dict[str, Any], exchange: Any) -> bool:
-        self.calls += 1
-        number = _NUMBER.search(latest_line(body).text)
-        if number is not None:
-            self.asked.setdefault(int(number[1]), asyncio.get_running_loop().time())
-        return await super()._chat(body, exchange)
+class Refused(RuntimeError):
+    """The worlds of a run could not be set up."""
 
 
 @dataclass(slots=True)
@@ -95,7 +79,7 @@ class Talk:
 class Hall:
     """Clients of a running Earshot."""
 
-    base: str
+    client: Client
     worlds: int
     tables: int
     chance: random.Random = field(default_factory=lambda: random.Random("hall"))
@@ -103,27 +87,26 @@ class Hall:
     # Lines of each conversation that wait for their outcome.
     _waiting: Counter[tuple[int, int]] = field(default_factory=Counter)
 
-    async def open(self, client: httpx.AsyncClient) -> None:
-        """Put everybody at the tables."""
+    async def open(self) -> None:
+        """Put everybody at the tables. Raises Refused."""
         for world in range(self.worlds):
             body = snapshot(world, self.tables)
-            answer = await client.post(f"{self.base}/v1/snapshots", json=body)
-            if answer.status_code >= 500:
+            status, told = await self.client.post("/v1/snapshots", body, TIMEOUT_S)
+            if status >= 500:
                 # A cold server on a busy machine may miss a snapshot's second; a game's next one comes soon.
-                answer = await client.post(f"{self.base}/v1/snapshots", json=body, timeout=TIMEOUT_S)
-            answer.raise_for_status()
+                status, told = await self.client.post("/v1/snapshots", body, TIMEOUT_S)
+            if status != 200:
+                raise Refused(f"a snapshot was answered {status}: {told}")
 
-    async def greet(self, client: httpx.AsyncClient) -> None:
+    async def greet(self) -> None:
         """One line in every conversation, so that all are active and every agent exists."""
         talk = Talk()
         for table in range(self.tables):
             async with asyncio.TaskGroup() as group:
                 for world in range(self.worlds):
-                    group.create_task(self._say(client, talk, world, table))
+                    group.create_task(self._say(talk, world, table))
 
-    async def talk(
-        self, client: httpx.AsyncClient, rate: float, seconds: float, tick: Callable[[float], None] = lambda _: None
-    ) -> Talk:
+    async def talk(self, rate: float, seconds: float, tick: Callable[[float], None] = lambda _: None) -> Talk:
         """Lines at an even rate over conversations drawn at random; whoever waits is waited for."""
         talk, loop = Talk(), asyncio.get_running_loop()
         began = loop.time()
@@ -131,20 +114,18 @@ class Hall:
             for count in range(round(rate * seconds)):
                 await asyncio.sleep(max(0.0, began + count / rate - loop.time()))
                 world, table = self.chance.randrange(self.worlds), self.chance.randrange(self.tables)
-                group.create_task(self._say(client, talk, world, table))
+                group.create_task(self._say(talk, world, table))
                 tick(loop.time() - began)
         return talk
 
-    async def alone(self, client: httpx.AsyncClient, lines: int) -> Talk:
+    async def alone(self, lines: int) -> Talk:
         """One line after the other, each to an NPC by name."""
         talk = Talk()
         for count in range(lines):
-            await self._say(client, talk, count % self.worlds, count // self.worlds % self.tables, to_npc=True)
+            await self._say(talk, count % self.worlds, count // self.worlds % self.tables, to_npc=True)
         return talk
 
-    async def _say(
-        self, client: httpx.AsyncClient, talk: Talk, world: int, table: int, *, to_npc: bool | None = None
-    ) -> None:
+    async def _say(self, talk: Talk, world: int, table: int, *, to_npc: bool | None = None) -> None:
         self._number += 1
         number, named = self._number, to_npc if to_npc is not None else self.chance.random() < 0.5
         text = self.chance.choice(LINES if named else REMARKS).format(number)
@@ -158,14 +139,13 @@ class Hall:
         self._waiting[world, table] += 1
         talk.said[number] = asyncio.get_running_loop().time()
         try:
-            answer = await client.post(f"{self.base}/v1/messages", json=body, timeout=TIMEOUT_S)
-        except httpx.HTTPError as error:
+            status, told = await self.client.post("/v1/messages", body, TIMEOUT_S)
+        except (OSError, asyncio.IncompleteReadError) as error:
             talk.outcomes[type(error).__name__] += 1
             return
         finally:
             self._waiting[world, table] -= 1
-        told = answer.json()
-        if answer.status_code != 200:
+        if status != 200:
             talk.outcomes[told["error"]["reason"]] += 1
             return
         outcome = told["outcome"]

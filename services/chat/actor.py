@@ -16,15 +16,17 @@ from functools import partial
 from typing import Any
 
 import msgspec
+from earshot.state.v1 import state_pb2
 
-from services.chat import effects, erasing, inputs, measures, recording_store, reducer
+from services.chat import effects, erasing, inputs, measures, recording_store, reducer, sight
 from services.chat.bell import Bell
 from services.chat.conversation import World
 from services.chat.crew import Crew
 from services.chat.events import Event, Turned
-from services.chat.inputs import Input, Loaded, PlayerErased, Retracted, TimerFired
+from services.chat.inputs import Input, Loaded, Observed, PlayerErased, Retracted, TimerFired
 from services.chat.outcome import Outcomes
 from services.chat.rules import Rules
+from services.chat.sight import Sight
 from services.chat.store import Append, ChatStore, Explained, Seen, Stored
 from services.common import tracing
 from services.common.clock import Clock
@@ -94,6 +96,8 @@ class WorldActor:
         self.requests: dict[str, asyncio.Future[effects.WishSettled]] = {}
         self.append_ms = 0
         self.decision_ms = 0
+        self._sight: Sight | None = None
+        self._sightings = 0
         self._digest = digest
         self._tools = tools
         self._inbox: deque[Entry] = deque()
@@ -134,8 +138,34 @@ class WorldActor:
         """Hand in what the world itself needs and wait until it is durable."""
         await asyncio.shield(self.submit(item))
 
+    # -- who is within earshot -----------------------------------------------------------------------------------------
+
+    @property
+    def observed(self) -> int:
+        """The revision up to which the world's clusters are known."""
+        return max(self.world.revision, self._sight.revision if self._sight is not None else 0)
+
+    def knows(self, seen: Sight, heard: state_pb2.GetEarshotResponse) -> bool:
+        """Whether state's answer tells nothing new; then its revision counts as observed."""
+        if not sight.unchanged(self._sight, seen, heard):
+            return False
+        self._sight = seen
+        return True
+
+    async def see(self, item: Observed, seen: Sight) -> None:
+        """Take in what state answered. While any such answer is on its way nothing counts as known."""
+        self._sight = None
+        self._sightings += 1
+        try:
+            await self.feed(item)
+        finally:
+            self._sightings -= 1
+        if not self._sightings and self.world.revision == seen.revision:
+            self._sight = seen
+
     def forget(self, player: str, names: tuple[str, ...]) -> None:
         """Drop a player from what is kept in memory for turns and for repeated messages."""
+        self._sight = None
         kept = [erasing.without(event, player, names) for event in self.recent]
         self.recent = deque((event for event in kept if event is not None), maxlen=RECENT)
         self.outcomes.forget()

@@ -145,7 +145,7 @@ class Asking:
         recall_ms: int,
     ) -> None:
         """Note how fresh the NPC is; membership up to that revision is logged first."""
-        if told.revision > actor.world.revision:
+        if told.revision > actor.observed:
             try:
                 await self.observer.observe(actor, told.revision)
             except EarshotError as error:

@@ -23,6 +23,7 @@ _SYSTEM = "system"
 def heard(draft: Draft, item: Heard) -> None:
     """Take in one line."""
     draft.legacy = draft.legacy or bool(item.waiting_npc)
+    draft.revision = max(draft.revision, item.revision)
     if _seen(draft, item):
         return
     conversation = draft.home(item.speaker.id)

@@ -60,7 +60,10 @@ class Observed(msgspec.Struct, frozen=True, tag="observed"):
 
 
 class Heard(msgspec.Struct, frozen=True, tag="heard"):
-    """Someone said something. verdict: ok, or refused by moderation: no NPC is asked, a `notice` may be shown."""
+    """Someone said something. verdict: ok, or refused by moderation: no NPC is asked, a `notice` may be shown.
+
+    revision: state's when it was heard; up to it nothing has changed of the world but what was Observed.
+    """
 
     at_ms: int
     speaker: Participant

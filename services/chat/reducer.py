@@ -147,6 +147,7 @@ def _failed(draft: Draft, where: str, turn: Turn, reason: str) -> None:
 
 
 def _wished(draft: Draft, item: inputs.Wished) -> None:
+    draft.revision = max(draft.revision, item.revision)
     where = initiative.place(draft, item.npc)
     initiative.want(draft, Wish(item.npc.id, item.reasons, item.speech, item.urgent, (item.request_id,)))
     judgement.arrange(draft, where)

@@ -13,7 +13,7 @@ import grpc
 from earshot.state.v1 import state_pb2
 from earshot.type.v1 import type_pb2
 
-from services.chat import hygiene
+from services.chat import hygiene, sight
 from services.chat.actor import Tools, WorldActor
 from services.chat.conversation import World
 from services.chat.inputs import Cluster, DecideWish, Observed, PlayerLocated, Transition
@@ -116,7 +116,7 @@ class Worlds:
         request = state_pb2.GetEarshotRequest(
             world=type_pb2.WorldRef(tenant=tenant, world=world),
             min_revision=min_revision,
-            after_revision=actor.world.revision,
+            after_revision=actor.observed,
         )
         try:
             heard = await self._state.GetEarshot(request, timeout=OBSERVE_S)
@@ -124,8 +124,10 @@ class Worlds:
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from error
         known = actor.world
-        if heard.revision > known.revision or (heard.closed != known.closed and heard.revision == known.revision):
-            await actor.feed(observed(heard, profiles, known))
+        if heard.revision > actor.observed or (heard.closed != known.closed and heard.revision == known.revision):
+            seen = sight.of(heard)
+            if not actor.knows(seen, heard):
+                await actor.see(observed(heard, profiles, known), seen)
         return int(heard.revision)
 
     async def person(self, world: Key, npc_id: str) -> Participant | None:
