@@ -118,11 +118,13 @@ class Client:
     port: int
     _idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=deque)
 
-    async def post(self, path: str, body: Any, timeout: float) -> tuple[int, Any]:
-        """Status and decoded answer. Raises OSError (also TimeoutError) and asyncio.IncompleteReadError."""
+    async def post(self, path: str, body: Any, most_s: float) -> tuple[int, Any]:
+        """Status and decoded answer, within `most_s`. Raises OSError (TimeoutError too), IncompleteReadError."""
         sent = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(sent)}"
-        async with asyncio.timeout(timeout):
+        head = (
+            f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(sent)}"
+        )
+        async with asyncio.timeout(most_s):
             reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self.port)
             try:
                 writer.write(f"{head}\r\n\r\n".encode() + sent)
