@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from earshot.state.v1 import state_pb2
 
 from services.chat import effects, erasing, inputs, measures, recording_store, reducer, sight
 from services.chat.bell import Bell
@@ -145,9 +144,9 @@ class WorldActor:
         """The revision up to which the world's clusters are known."""
         return max(self.world.revision, self._sight.revision if self._sight is not None else 0)
 
-    def knows(self, seen: Sight, heard: state_pb2.GetEarshotResponse) -> bool:
+    def knows(self, seen: Sight, *, happened: bool) -> bool:
         """Whether state's answer tells nothing new; then its revision counts as observed."""
-        if not sight.unchanged(self._sight, seen, heard):
+        if not sight.unchanged(self._sight, seen, happened=happened):
             return False
         self._sight = seen
         return True

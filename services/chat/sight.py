@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from earshot.state.v1 import state_pb2
-
 
 @dataclass(frozen=True, slots=True)
 class Sight:
@@ -21,15 +19,8 @@ class Sight:
     clusters: tuple[bytes, ...]
 
 
-def of(heard: state_pb2.GetEarshotResponse) -> Sight:
-    """What an answer shows."""
-    clusters = tuple(cluster.SerializeToString(deterministic=True) for cluster in heard.clusters)
-    return Sight(heard.revision, heard.epoch, heard.closed, heard.roster_version, clusters)
-
-
-def unchanged(before: Sight | None, now: Sight, heard: state_pb2.GetEarshotResponse) -> bool:
-    """Whether an answer of a later revision tells a world nothing new."""
-    if before is None or now.revision < before.revision:
+def unchanged(before: Sight | None, now: Sight, *, happened: bool) -> bool:
+    """Whether a later look tells a world nothing new. happened: it shows transitions, events or combat."""
+    if before is None or happened or now.revision < before.revision:
         return False
-    happened = heard.transitions_gap or heard.transitions or heard.events or heard.combat_changes
-    return not happened and replace(now, revision=before.revision) == before
+    return replace(now, revision=before.revision) == before

@@ -13,11 +13,12 @@ import grpc
 from earshot.state.v1 import state_pb2
 from earshot.type.v1 import type_pb2
 
-from services.chat import hygiene, sight
+from services.chat import hygiene
 from services.chat.actor import Tools, WorldActor
 from services.chat.conversation import World
 from services.chat.inputs import Cluster, DecideWish, Observed, PlayerLocated, Transition
 from services.chat.policy import NPC, PLAYER, Participant
+from services.chat.sight import Sight
 from services.common.errors import EarshotError, from_rpc
 from services.common.leisure import leisure
 from services.common.logs import get_logger
@@ -125,8 +126,8 @@ class Worlds:
             raise from_rpc(error) from error
         known = actor.world
         if heard.revision > actor.observed or (heard.closed != known.closed and heard.revision == known.revision):
-            seen = sight.of(heard)
-            if not actor.knows(seen, heard):
+            seen, happened = _sight(heard)
+            if not actor.knows(seen, happened=happened):
                 await actor.see(observed(heard, profiles, known), seen)
         return int(heard.revision)
 
@@ -245,6 +246,13 @@ def observed(heard: state_pb2.GetEarshotResponse, profiles: dict[str, type_pb2.N
         gap=heard.transitions_gap or heard.closed,
         wishes=tuple(_wishes(heard, profiles, clusters)) if known.revision else (),
     )
+
+
+def _sight(heard: state_pb2.GetEarshotResponse) -> tuple[Sight, bool]:
+    """What an answer shows, and whether it tells that anything happened."""
+    clusters = tuple(cluster.SerializeToString(deterministic=True) for cluster in heard.clusters)
+    happened = bool(heard.transitions_gap or heard.transitions or heard.events or heard.combat_changes)
+    return Sight(heard.revision, heard.epoch, heard.closed, heard.roster_version, clusters), happened
 
 
 def npc_of(npc_id: str, name: str, profile: type_pb2.NpcProfile | None, since_ms: int) -> Participant:
