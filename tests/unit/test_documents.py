@@ -225,6 +225,76 @@ def every_link_leads_somewhere(files: Tree) -> list[str]:
     return lost
 
 
+REQUIREMENTS = "docs/requirements.md"
+
+
+def _requirements(files: Tree) -> dict[str, list[tuple[str, str]]]:
+    """Id -> places that its row names: each from the root, or below the folder that its section names."""
+    rows: dict[str, list[tuple[str, str]]] = {}
+    room = ""
+    for line in files[REQUIREMENTS].splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) != 5 or not re.fullmatch(r"(?:\*\*)?[A-H]\d*(?:\*\*)?", cells[1]):
+            continue
+        places = re.findall(r"`([^`]+)`", cells[3])
+        if cells[1].startswith("**"):
+            room = places[0] if places else ""
+        rows[cells[1].strip("*")] = [(place, f"{room}/{place}") for place in places]
+    return rows
+
+
+@CHECKS.add(
+    {"services/state/x.py": '"""Moves (A99)."""\n'},
+    {REQUIREMENTS: (ROOT / REQUIREMENTS).read_text().replace("`membership.py`", "`memberships.py`")},
+)
+def every_requirement_cited_is_listed(files: Tree) -> list[str]:
+    """Ids in code and documents stand on the page of requirements, whose places exist."""
+    rows = _requirements(files)
+    wrong = [
+        f"{REQUIREMENTS}: {name} leads to {place[0]}"
+        for name, places in rows.items()
+        for place in places
+        if not any(path == at or path.startswith(f"{at}/") for at in place for path in files)
+    ]
+    for path, text in files.items():
+        if path.endswith(".md") or path.startswith("services/"):
+            cited = set(re.findall(r"[(,] ?([A-H]\d{1,2})(?=[),;])", text))
+            wrong += [f"{path}: {name}" for name in sorted(cited - rows.keys())]
+    return wrong
+
+
+ARCHITECTURE = "docs/architecture.md"
+
+
+@CHECKS.add(
+    {ARCHITECTURE: (ROOT / ARCHITECTURE).read_text().replace("`Snapshots.post`", "`Snapshots.put`")},
+    {"services/state/document.py": (ROOT / "services/state/document.py").read_text().replace("def prepare(", "def p(")},
+)
+def the_walk_through_the_flows_is_the_code(files: Tree) -> list[str]:
+    """Every function that the walk names stands in the file named before it."""
+    walk = files[ARCHITECTURE].partition("## The flows, function by function")[2].partition("\n## ")[0]
+    lost, path = [], ""
+    named = re.findall(r"`([^`]+)`", walk)
+    for name in named:
+        if name.endswith(".py"):
+            path = name
+        elif name not in _functions(files.get(path, "")):
+            lost.append(f"{ARCHITECTURE}: {path} has no {name}")
+    return lost if len(named) > 40 else [*lost, f"{ARCHITECTURE}: the walk is gone"]
+
+
+def _functions(text: str) -> set[str]:
+    """Functions of a module and methods of its classes, qualified."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
+    found = set()
+    for node in ast.parse(text).body:
+        if isinstance(node, kinds):
+            found.add(node.name)
+        elif isinstance(node, ast.ClassDef):
+            found |= {f"{node.name}.{method.name}" for method in node.body if isinstance(method, kinds)}
+    return found
+
+
 # -- contracts ---------------------------------------------------------------------------------------------------------
 
 
