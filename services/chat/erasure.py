@@ -47,6 +47,10 @@ class Eraser:
         self._wake.set()
         return job
 
+    def look(self) -> None:
+        """Jobs may have come from another owner."""
+        self._wake.set()
+
     async def run(self) -> None:
         """Work through open jobs for ever; one that has to wait holds nobody up."""
         while True:

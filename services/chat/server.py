@@ -27,6 +27,7 @@ from services.chat.store import LAYOUT, SCHEMA, ChatStore
 from services.chat.worker import Retention
 from services.chat.worlds import Worlds
 from services.common.app import App
+from services.common.replicas import Holder, Partitions
 
 SERVICE = "earshot.chat.v1.ChatService"
 
@@ -48,7 +49,8 @@ async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> 
     """Serve chat with a moderation service of one's own. inline: no thread of its own, for virtual time."""
     settings = app.settings
     app.calls("state", "sync")
-    store = ChatStore(app.open_store("chat", SCHEMA, LAYOUT), settings.data_path("chat"), inline=inline)
+    database = app.open_store("chat", SCHEMA, LAYOUT)
+    store = ChatStore(database, settings.data_path("chat"), inline=inline)
     state = state_pb2_grpc.StateServiceStub(app.channels.to("state"))
     sync = sync_pb2_grpc.SyncServiceStub(app.channels.to("sync"))
     crew, bell = Crew(), Bell()
@@ -93,6 +95,11 @@ async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> 
             bell.close()
             raise
 
+    async def entered(partitions: Partitions) -> None:
+        worlds.entered(partitions)
+        eraser.look()
+
+    await app.hold("chat", database, Holder(entered, worlds.let_go))
     app.worker("chat.worlds", live)
     app.worker("chat.recover", worlds.recover)
     app.worker("chat.watch", worlds.watch)

@@ -184,6 +184,10 @@ class ChatStore:
         """The right to write for a world. Raises NotOwner."""
         return self._database.ownership.fence(*world)
 
+    def owns(self, world: World) -> bool:
+        """Whether the world's log is kept here."""
+        return self._database.ownership.owns(*world)
+
     async def append(self, world: World, append: Append) -> None:
         """Durably append inputs with the events they led to, in one transaction."""
         fence, embeds = self.fence(world), self.embeds

@@ -22,6 +22,8 @@ from services.chat.sight import Sight
 from services.common.errors import EarshotError, from_rpc
 from services.common.leisure import leisure
 from services.common.logs import get_logger
+from services.common.ownership import partition_of
+from services.common.replicas import Partitions
 
 OBSERVE_S = 2.0
 BACKOFF_MIN_S = 0.1
@@ -77,6 +79,11 @@ class Worlds:
         self._by_default = lasting
         self._actors: dict[Key, WorldActor] = {}
         self._profiles = Profiles(state)
+        self._tasks: dict[Key, asyncio.Task[None]] = {}
+        # Worlds that are being looked at, and whether they rang meanwhile.
+        self._looks: dict[Key, bool] = {}
+        # Partitions whose worlds are to be taken up.
+        self._came: asyncio.Queue[Partitions] = asyncio.Queue()
 
     async def get(self, world: Key) -> WorldActor:
         """The world's actor, loaded. Raises Unavailable while the room starts or stops."""
@@ -85,7 +92,7 @@ class Worlds:
         if actor is None or actor.closed:
             actor = WorldActor(world, digest_of(world, self._tools.clock.now_ms()), self._tools)
             self._actors[world] = actor
-            self._tools.crew.spawn("chat.world", partial(self._live, actor))
+            self._tasks[world] = self._tools.crew.spawn("chat.world", partial(self._live, actor))
         await actor.ready()
         return actor
 
@@ -108,6 +115,7 @@ class Worlds:
         finally:
             if self._actors.get(actor.key) is actor:
                 del self._actors[actor.key]
+                self._tasks.pop(actor.key, None)
 
     # -- who is within earshot -----------------------------------------------------------------------------------------
 
@@ -154,13 +162,33 @@ class Worlds:
             present = error.code() is not grpc.StatusCode.NOT_FOUND
         await actor.feed(PlayerLocated(0, player_id, present))
 
+    def entered(self, partitions: Partitions) -> None:
+        """These partitions' logs are kept here from now on."""
+        self._came.put_nowait(partitions)
+
+    async def let_go(self, partitions: Partitions) -> None:
+        """Another replica keeps these logs from now on: what runs here for them ends."""
+        ending = [task for world, task in self._tasks.items() if partition_of(*world) in partitions]
+        for task in ending:
+            task.cancel()
+        if ending:
+            await asyncio.wait(ending)
+
     async def recover(self) -> None:
         """Take up the worlds that were in use a short while ago: their open turns end now, not with the next caller."""
-        since = self._tools.clock.now_ms() - RECOVER_MS
-        for world in self._tools.store.worlds():
-            last = self._tools.store.newest(world, 1)
-            if last and last[0].at_ms >= since:
-                await self.get(world)
+        while True:
+            partitions = await self._came.get()
+            since = self._tools.clock.now_ms() - RECOVER_MS
+            for world in self._tools.store.worlds():
+                if partition_of(*world) not in partitions or not self._tools.store.owns(world):
+                    continue
+                last = self._tools.store.newest(world, 1)
+                if last and last[0].at_ms >= since:
+                    try:
+                        await self.get(world)
+                    except EarshotError as error:
+                        _log.info("world_not_recovered", reason=error.reason)
+                    self._answer_bell(world)
 
     async def watch(self) -> None:
         """Follow state's doorbell for ever: clusters that change are told before anybody speaks in them."""
@@ -173,14 +201,13 @@ class Worlds:
     async def _watch(self) -> bool:
         """One watch until it is lost; whether it rang."""
         rung = False
-        busy: dict[Key, bool] = {}
         for actor in self.all():
-            self._answer_bell(actor.key, busy)
+            self._answer_bell(actor.key)
         call = self._state.WatchWorlds(state_pb2.WatchWorldsRequest())
         try:
             async for ring in call:
                 rung = True
-                self._answer_bell((ring.world.tenant, ring.world.world), busy)
+                self._answer_bell((ring.world.tenant, ring.world.world))
         except grpc.aio.AioRpcError as error:
             _log.warning("world_watch_lost", code=error.code().name)
         except asyncio.CancelledError:
@@ -192,15 +219,18 @@ class Worlds:
             call.cancel()
         return rung
 
-    def _answer_bell(self, key: Key, busy: dict[Key, bool]) -> None:
+    def _answer_bell(self, key: Key) -> None:
         """One look at a world at a time; rings during it and shortly after make one more."""
-        if key in busy:
-            busy[key] = True
+        if not self._tools.store.owns(key):
+            return  # another replica's
+        if key in self._looks:
+            self._looks[key] = True
             return
-        busy[key] = False
-        self._tools.crew.spawn("chat.observe", partial(self._observe_until_quiet, key, busy))
+        self._looks[key] = False
+        self._tools.crew.spawn("chat.observe", partial(self._observe_until_quiet, key))
 
-    async def _observe_until_quiet(self, key: Key, busy: dict[Key, bool]) -> None:
+    async def _observe_until_quiet(self, key: Key) -> None:
+        busy = self._looks
         try:
             while True:
                 await leisure(LOOK_AGAIN_MAX_S)

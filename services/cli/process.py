@@ -32,7 +32,7 @@ async def run(settings: Settings, rooms: Sequence[str], *, demo: bool) -> int:
     """Run until SIGINT or SIGTERM; a second signal leaves at once."""
     # The demo's narration shares the terminal with the log: leave the log what needs attention.
     configure("warning" if demo and settings.log_level == "info" else settings.log_level, settings.log_format)
-    app = App(settings, rooms, network=not set(rooms) >= set(ROOMS))
+    app = App(settings, rooms, network=bool(settings.store) or not set(rooms) >= set(ROOMS))
     stopping = asyncio.Event()
     _on_signals(stopping)
     try:

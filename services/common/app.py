@@ -25,9 +25,10 @@ from services.common.errors import EarshotError
 from services.common.inprocess import InProcessServer
 from services.common.interceptors import RoomInterceptor
 from services.common.logs import get_logger
-from services.common.mirror import PRIVATE, Layout, Mirror
-from services.common.redis_rows import RedisRows, fit, new_slot
+from services.common.mirror import PRIVATE, Layout
+from services.common.replicas import EVERYTHING, Holder
 from services.common.settings import SERVED, Settings
+from services.common.shared import Shared
 from services.common.store import MEMORY, Database, Group, working_copy
 from services.common.telemetry import Metrics
 from services.common.tls import CallerInterceptor, require
@@ -79,9 +80,9 @@ class App:
         self.metrics = Metrics(enabled=settings.telemetry)
         self._interceptor = RoomInterceptor(self.metrics)
         self._local = InProcessServer([self._interceptor])
-        self.channels = Channels(settings, self._local, self.rooms)
+        self.shared = Shared(settings, self.rooms, self.clock.monotonic) if settings.store else None
+        self.channels = Channels(settings, self._local, self.rooms, self.shared)
         self._inline_stores = inline_stores
-        self._checked = False
         self._server: grpc.aio.Server | None = None
         self._health: health_aio.HealthServicer | None = None
         self._network = network
@@ -110,15 +111,28 @@ class App:
         return database
 
     def _open_shared(self, room: str, schema: Sequence[str], layout: Layout) -> Database:
-        store = self.settings.store
-        if not self._checked:
-            fit(store)
-            self._checked = True
-        mirror = Mirror(layout, RedisRows(store, room), new_slot(store))
-        path = working_copy(self.settings.data, room)
-        database = Database(path, schema, committed=commits(self.metrics, room), mirror=mirror)
+        assert self.shared is not None
+        path, lock = working_copy(self.settings.data, room)
+        database = Database(
+            path,
+            schema,
+            lock=lock,
+            committed=commits(self.metrics, room),
+            mirror=self.shared.mirror(room, layout),
+            lost=self.shared.losing(room),
+        )
         self.on_close(f"{room}.store", database.close)
+        self._interceptor.guard(room, database.ownership)
         return database
+
+    async def hold(self, room: str, database: Database, holder: Holder) -> None:
+        """Bring to life what the room's store holds: everything, at once, or what this replica comes to own."""
+        if self.shared is None:
+            await holder.entered(EVERYTHING)
+            return
+        replicas = self.shared.replicas(room, database, holder)
+        self._workers.insert(0, (f"{room}.replicas", replicas.run))
+        self.ready_check(f"{room}.partitions", replicas.ready)
 
     def add(self, adder: Callable[[Any, Any], None], servicer: Any, service: str) -> None:
         """Serve a servicer: `adder` is the generated add_...Servicer_to_server, `service` its full name."""
@@ -173,6 +187,9 @@ class App:
             await self._serve_network()
         if "edge" not in self.rooms:  # the edge measures its own, to shed load
             self._workers.append(("common.lag", self._watch_lag))
+        if self.shared is not None:
+            self._workers[:0] = self.shared.workers()
+            self.on_close("shared", self.shared.close)
         for name, run in self._workers:
             self._tasks.append(asyncio.create_task(self._supervise(name, run), name=name))
         self._ready = True

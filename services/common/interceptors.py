@@ -19,8 +19,10 @@ from google.protobuf import message
 from prometheus_client import Counter
 
 from services.common import tracing
-from services.common.errors import BadInput, EarshotError, Internal, Unavailable, to_trailers
+from services.common.errors import BadInput, EarshotError, Internal, NotOwner, Unavailable, to_trailers
 from services.common.logs import get_logger
+from services.common.ownership import Ownership
+from services.common.routing import guarded, world_of
 from services.common.telemetry import Metrics
 
 # RPCs that last as long as both processes do.
@@ -48,6 +50,11 @@ class RoomInterceptor(grpc.aio.ServerInterceptor):
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
         self._endless = _Endless()
+        self._owners: dict[str, Ownership] = {}
+
+    def guard(self, room: str, ownership: Ownership) -> None:
+        """Refuse calls of a room about worlds that this replica does not own."""
+        self._owners[room] = ownership
 
     def end_streams(self) -> None:
         """End streams that last as long as the process: they would hold its stop. Their readers reconnect."""
@@ -62,25 +69,26 @@ class RoomInterceptor(grpc.aio.ServerInterceptor):
         method: str = details.method
         if handler is None or not method.startswith("/earshot."):
             return handler
-        return _wrapped(handler, method, self._metrics, self._endless)
+        ownership = self._owners.get(method.split(".")[1]) if guarded(method) else None
+        return _wrapped(handler, method, self._metrics, self._endless, ownership)
 
 
-def _wrapped(handler: Any, method: str, metrics: Metrics, endless: _Endless) -> Any:
+def _wrapped(handler: Any, method: str, metrics: Metrics, endless: _Endless, ownership: Ownership | None) -> Any:
     """The handler with a `_Method` around its behavior, of the same kind."""
     codec = {
         "request_deserializer": handler.request_deserializer,
         "response_serializer": handler.response_serializer,
     }
     if handler.request_streaming and handler.response_streaming:
-        wrapped = _Method(handler.stream_stream, method, metrics, endless)
+        wrapped = _Method(handler.stream_stream, method, metrics, endless, ownership)
         return grpc.stream_stream_rpc_method_handler(wrapped.stream, **codec)
     if handler.request_streaming:
-        wrapped = _Method(handler.stream_unary, method, metrics, endless)
+        wrapped = _Method(handler.stream_unary, method, metrics, endless, ownership)
         return grpc.stream_unary_rpc_method_handler(wrapped.unary, **codec)
     if handler.response_streaming:
-        wrapped = _Method(handler.unary_stream, method, metrics, endless)
+        wrapped = _Method(handler.unary_stream, method, metrics, endless, ownership)
         return grpc.unary_stream_rpc_method_handler(wrapped.stream, **codec)
-    wrapped = _Method(handler.unary_unary, method, metrics, endless)
+    wrapped = _Method(handler.unary_unary, method, metrics, endless, ownership)
     return grpc.unary_unary_rpc_method_handler(wrapped.unary, **codec)
 
 
@@ -88,11 +96,15 @@ class _Method:
     """One RPC with what is done around every call of it."""
 
     __slots__ = (
-        "_behavior", "_counted", "_endless", "_generates", "_lasts", "_method", "_metrics", "_room", "_rpc", "_seconds",
+        "_behavior", "_counted", "_endless", "_generates", "_lasts", "_method", "_metrics", "_ownership", "_room",
+        "_rpc", "_seconds",
     )  # fmt: skip
 
-    def __init__(self, behavior: Any, method: str, metrics: Metrics, endless: _Endless) -> None:
+    def __init__(
+        self, behavior: Any, method: str, metrics: Metrics, endless: _Endless, ownership: Ownership | None
+    ) -> None:
         self._behavior = behavior
+        self._ownership = ownership
         self._method = method
         self._metrics = metrics
         self._endless = endless
@@ -110,6 +122,7 @@ class _Method:
         try:
             if isinstance(request, message.Message) and context.time_remaining() is None:
                 raise BadInput("every call needs a deadline", reason="DEADLINE_REQUIRED")
+            self._own(request)
             with self._traced(context):
                 response = await self._behavior(request, context)
         except asyncio.CancelledError as error:
@@ -131,6 +144,7 @@ class _Method:
         if task is not None and self._lasts:
             self._endless.running.add(task)
         try:
+            self._own(request)
             with self._traced(context):
                 if self._generates:
                     async for response in self._behavior(request, context):
@@ -153,6 +167,14 @@ class _Method:
                 self._endless.running.discard(task)
                 self._endless.ending.discard(task)
         self._observe(started)
+
+    def _own(self, request: Any) -> None:
+        """Raises NotOwner for a world that another replica serves."""
+        if self._ownership is not None:
+            tenant, world = world_of(request)
+            # Who names nobody is told what is wrong with that by the call itself.
+            if tenant and not self._ownership.owns(tenant, world):
+                raise NotOwner(self._ownership.owner(tenant, world))
 
     async def _fail(self, error: Exception, context: Any) -> None:
         known = error if isinstance(error, EarshotError) else Internal("internal error; see the log")

@@ -249,6 +249,13 @@ class Mirror:
                     del self._homes[name, key]
                     connection.execute(f"DELETE FROM {name} WHERE {table.where}", key)
 
+    def peek(self, partition: int, table: str, key: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows as Redis keeps them, whoever owns them. May be called on any thread."""
+        if key:
+            row = self.rows.get(partition, table, _encode(tuple(key)))
+            return [tuple(_decode(row))] if row is not None else []
+        return [tuple(_decode(row)) for _, page in self.rows.read(partition, [table]) for row in page]
+
     # -- ids -----------------------------------------------------------------------------------------------------------
 
     def _fresh(self) -> int:

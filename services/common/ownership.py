@@ -44,6 +44,10 @@ class Ownership(Protocol):
         """Whether the world is served here."""
         ...
 
+    def owner(self, tenant: str, world: str) -> str:
+        """Address of the replica that serves the world, "" = here, or not known."""
+        ...
+
     @property
     def life(self) -> int:
         """The highest token that is held here, 0 = none."""
@@ -61,6 +65,9 @@ class EmbeddedOwnership:
 
     def owns(self, tenant: str, world: str) -> bool:
         return True
+
+    def owner(self, tenant: str, world: str) -> str:
+        return ""
 
     @property
     def life(self) -> int:
@@ -96,6 +103,9 @@ class LeasedOwnership:
 
     def owns(self, tenant: str, world: str) -> bool:
         return partition_of(tenant, world) in self._fences
+
+    def owner(self, tenant: str, world: str) -> str:
+        return self.owners.get(partition_of(tenant, world), "")
 
     @property
     def life(self) -> int:

@@ -144,6 +144,14 @@ class RedisRows:
                 if not cursor:
                     break
 
+    def get(self, partition: int, table: str, field: bytes) -> bytes | None:
+        """One row."""
+        try:
+            found: Any = self._client.hget(key(self.room, partition, table), field)
+        except RedisError as error:
+            raise unavailable(error) from None
+        return found if isinstance(found, bytes) else None
+
     def filled(self, partitions: Sequence[int], tables: Sequence[str]) -> dict[int, list[str]]:
         """The tables that hold anything, by partition: most of a young world's are empty."""
         pipe = self._client.pipeline(transaction=False)

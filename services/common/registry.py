@@ -105,10 +105,10 @@ class Registry:
             return dict(await self._store.hgetall(self._addresses))
 
     async def owners(self) -> dict[int, str]:
-        """Address of the owner by partition, as far as they are served."""
+        """Who serves each partition, as `Replica.shown`."""
         async with _told():
             shown = await self._store.hgetall(self._owners)
-        return {int(partition): text.partition(" ")[2] for partition, text in shown.items()}
+        return {int(partition): owner for partition, owner in shown.items()}
 
     async def take(self, partitions: Collection[int], me: Replica, alive: Iterable[str]) -> dict[int, int]:
         """Own what nobody alive owns: token by partition. Whoever held it before is fenced off from now on."""

@@ -14,7 +14,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 
-from services.common.errors import EarshotError
+from services.common.errors import EarshotError, Unavailable
 from services.common.logs import get_logger
 from services.common.ownership import PARTITIONS, LeasedOwnership
 from services.common.registry import Registry, Replica
@@ -87,6 +87,11 @@ class Replicas:
         self._lost |= set(partitions)
         self._wake.set()
 
+    async def ready(self) -> None:
+        """Raises Unavailable until this replica has its share."""
+        if not self.settled.is_set():
+            raise Unavailable("partitions are being taken", reason="NOT_READY")
+
     async def run(self) -> None:
         """Beat, and do what follows, until cancelled; then hand everything on."""
         try:
@@ -131,26 +136,37 @@ class Replicas:
 
     async def _adjust(self) -> None:
         """Bring what is held here to what the plan says, as far as others let go."""
-        if self._doubt:
-            now = await self._registry.tokens(list(self._tokens))
-            self._lost |= {partition for partition, token in now.items() if token != self._tokens[partition]}
-        if self._lost:
-            lost, self._lost = self._lost & self._tokens.keys(), set()
-            await self._drop(lost)
+        shown = await self._registry.owners()
+        await self._verify({one for one in self._tokens if self._doubt or shown.get(one) != self._me.shown})
         self._doubt = False
         wanted = {one for one, owner in plan(self._alive).items() if owner == self._me.id}
         surplus = self._tokens.keys() - wanted
         if surplus:
             await self._hand_on(surplus)
         missing = sorted(wanted - self._tokens.keys())
+        if missing:
+            # Who came a moment ago may own some of them already.
+            self._alive = await self._registry.beat(self._me, round(self._lease_s * 1000))
         for start in range(0, len(missing), TOGETHER):
             await self._take(missing[start : start + TOGETHER])
         self._ownership.owners = {
-            partition: address for partition, address in (await self._registry.owners()).items()
-            if partition not in self._tokens
-        }  # fmt: skip
+            partition: owner.partition(" ")[2] for partition, owner in shown.items() if partition not in self._tokens
+        }
         if wanted and wanted <= self._tokens.keys():
             self.settled.set()
+
+    async def _verify(self, doubtful: set[int]) -> None:
+        """Let go of what another replica has taken: a write said so, or the table that callers read."""
+        doubtful |= self._lost & self._tokens.keys()
+        self._lost = set()
+        if not doubtful:
+            return
+        now = await self._registry.tokens(list(doubtful))
+        lost = {partition for partition, token in now.items() if token != self._tokens[partition]}
+        if lost:
+            await self._drop(lost)
+            _log.warning("partitions_lost", number=len(lost))
+        await self._registry.show(self._me, doubtful - lost)
 
     async def _take(self, partitions: Collection[int]) -> None:
         tokens = await self._registry.take(partitions, self._me, self._alive)

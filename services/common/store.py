@@ -90,6 +90,7 @@ class Database:
         committed: Callable[[Group], None] | None = None,
         mirror: Mirror | None = None,
         lost: Callable[[set[int]], None] | None = None,
+        lock: IO[str] | None = None,
     ) -> None:
         self._path = str(path)
         # Of a replica: this file is its working copy. lost: told, on the writer's thread, of partitions taken from it.
@@ -99,7 +100,7 @@ class Database:
         # Told of every group commit, on the writer's thread.
         self._committed = committed
         self._inline = inline or self._path == MEMORY
-        self._lock_file = _lock(self._path)
+        self._lock_file = lock or _lock(self._path)
         self._writer = _connect(self._path)
         for statement in (_FENCE_SCHEMA, *schema):
             self._writer.execute(statement)
@@ -218,6 +219,10 @@ class Database:
         """Let go of partitions of the shared store, once everything submitted so far is kept there."""
         mirror = self._shared
         await self._outside(lambda db: _alone(db, lambda: mirror.leave(db, partitions)))
+
+    async def peek(self, partition: int, table: str, key: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Rows of a partition that another replica owns, as Redis keeps them: one by its key, or a table's."""
+        return await asyncio.to_thread(self._shared.peek, partition, table, key)
 
     @property
     def _shared(self) -> Mirror:
@@ -527,8 +532,11 @@ def _lock(path: str) -> IO[str] | None:
     return handle
 
 
-def working_copy(data: str, room: str) -> str:
-    """A file for a replica's copy of shared rows: nobody else's, and empty. Copies that nobody uses are used again."""
+def working_copy(data: str, room: str) -> tuple[str, IO[str] | None]:
+    """An empty file for a replica's copy of shared rows, and the lock that makes it nobody else's.
+
+    Copies that nobody uses any more are used again. Raises StoreInUse when there are COPIES_MAX.
+    """
     folder = Path(tempfile.gettempdir()) / "earshot" if data == MEMORY else Path(data)
     folder = folder / "copies"
     folder.mkdir(parents=True, exist_ok=True)
@@ -541,10 +549,7 @@ def working_copy(data: str, room: str) -> str:
         for left in folder.glob(f"{path.name}*"):
             if not left.name.endswith(".lock"):
                 left.unlink()
-        # Between this and the store's own lock another process may choose the same file: it is told so then.
-        if lock is not None:
-            lock.close()
-        return str(path)
+        return str(path), lock
     raise StoreInUse(str(folder))
 
 

@@ -20,7 +20,7 @@ from services.edge.events import Events
 from services.edge.existing import Existing
 from services.edge.game_sync import GameSync
 from services.edge.gateway import Gateway
-from services.edge.ingest import Ingest
+from services.edge.ingests import Submits, ingest_to
 from services.edge.keys import KeyFile, Tenants, is_loopback
 from services.edge.listener import ListenFailed, bound_socket, listener
 from services.edge.messages import Messages
@@ -48,7 +48,7 @@ class Edge:
     """The edge of one process: an ASGI application and what runs behind it."""
 
     gateway: Gateway
-    ingest: Ingest
+    ingest: Submits
     doorbell: Doorbell
     events: Events
     admission: Admission
@@ -80,7 +80,7 @@ def build(app: App) -> Edge:
     settings, clock, metrics = app.settings, app.clock, app.metrics
     rooms = Rooms.of(app.channels)
     admission = Admission(settings, metrics, clock.monotonic)
-    ingest, doorbell = Ingest(rooms.state, clock.monotonic), Doorbell(rooms.chat)
+    ingest, doorbell = ingest_to(app.channels, clock.monotonic), Doorbell(rooms.chat)
     snapshots = Snapshots(ingest, settings, metrics, clock)
     messages = Messages(rooms, admission, settings)
     events = Events(rooms, doorbell, admission, settings, metrics, clock)

@@ -17,7 +17,7 @@ from services.common.settings import Settings
 from services.common.telemetry import Metrics
 from services.edge.answer import Answer, json_answer
 from services.edge.contract.snapshot import PlainSnapshot, Snapshot, SnapshotAnswer, TransitionAnswer
-from services.edge.ingest import Ingest
+from services.edge.ingests import Submits
 from services.edge.request import Request
 from services.edge.routes import Route
 from services.edge.snapshot import Reading, SnapshotReader
@@ -44,7 +44,7 @@ _log = get_logger("edge")
 class Snapshots:
     """The endpoint; the existing game's path and sync requests use `apply` too."""
 
-    def __init__(self, ingest: Ingest, settings: Settings, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, ingest: Submits, settings: Settings, metrics: Metrics, clock: Clock) -> None:
         self._ingest = ingest
         self._deadline_s = settings.snapshot_deadline_s
         self._reader = self.reader(settings, PlainSnapshot, Snapshot)

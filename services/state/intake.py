@@ -323,10 +323,11 @@ class Intake:
                     raise
             self._schedule(world)
 
-    def resume(self) -> None:
+    def resume(self, came: Sequence[World]) -> None:
         """After a load: see to what is due, at once where a roster changed after the world was stored."""
-        for world in self._worlds:
+        for world in came:
             self._schedule(world)
+            self._bells.ring(world.ref, world.document.revision, closed=world.document.closed)
             if world.document.situation.standing.roster != self._worlds.roster(world.ref[0]).version:
                 self._agenda.add(world.ref, self._tick())
 
@@ -374,7 +375,7 @@ class Intake:
                 world = self._worlds.make(ref, self._clock.now_ms(), self._tick())
                 self._schedule(world)
             async with world.lane.turn(replaceable=replaceable, bounded=bounded):
-                if self._worlds.get(ref) is world:  # it may have been retired while we waited
+                if self._worlds.get(ref) is world:  # it may have been retired or handed on while we waited
                     yield world
                     return
 

@@ -12,6 +12,7 @@ from earshot.state.v1 import state_pb2_grpc
 
 from services.common.app import App
 from services.common.logs import get_logger
+from services.common.replicas import Holder, Partitions
 from services.common.settings import Settings
 from services.common.store import MEMORY
 from services.state import compiled, measures
@@ -21,6 +22,7 @@ from services.state.distances import Distances, places
 from services.state.document import Rules
 from services.state.feed import Doorbells, Feed
 from services.state.intake import Intake, Times
+from services.state.roster_copies import RosterCopies
 from services.state.rosters import Rosters
 from services.state.servicer import StateServicer
 from services.state.store import LAYOUT, SCHEMA, StateStore
@@ -38,12 +40,9 @@ async def bind(app: App) -> None:
     """Open the store, load what it holds, serve, and keep time."""
     settings, clock = app.settings, app.clock
     app.calls("cluster")
-    store = StateStore(app.open_store("state", SCHEMA, LAYOUT))
+    database = app.open_store("state", SCHEMA, LAYOUT)
+    store = StateStore(database)
     worlds = Worlds(settings.worlds_max)
-    worlds.retired_revision, worlds.retired_epoch = store.retired()
-    tick = int(clock.monotonic() * 1000)
-    worlds.load(store.worlds(), store.sessions(), store.rosters(), clock.now_ms(), tick)
-
     assigner = Assigner(cluster_pb2_grpc.ClusterServiceStub(app.channels.to("cluster")), _cluster_settings(settings))
     feed, bells, agenda = Feed(uuid.uuid4().hex[:12]), Doorbells(), Agenda()
     intake = Intake(
@@ -54,8 +53,22 @@ async def bind(app: App) -> None:
     rosters = Rosters(worlds, store, intake)
     servicer = StateServicer(worlds, intake, rosters, store, feed, bells, clock, settings)
     app.add(state_pb2_grpc.add_StateServiceServicer_to_server, servicer, SERVICE)
-    intake.resume()
-    app.calls("cluster")
+    copies = RosterCopies(worlds, store, intake)
+
+    async def entered(partitions: Partitions) -> None:
+        revision, epoch = store.retired()
+        worlds.retired_revision = max(worlds.retired_revision, revision)
+        worlds.retired_epoch = max(worlds.retired_epoch, epoch)
+        tick = int(clock.monotonic() * 1000)
+        came = worlds.load(
+            store.worlds(partitions), store.sessions(partitions), store.rosters(partitions), clock.now_ms(), tick
+        )
+        intake.resume(came)
+
+    async def leaving(partitions: Partitions) -> None:
+        worlds.let_go(partitions)
+
+    await app.hold("state", database, Holder(entered, leaving))
     fallback = None if settings.data == MEMORY else Path(settings.data) / "cache"
 
     async def warm_up() -> None:
@@ -68,6 +81,8 @@ async def bind(app: App) -> None:
     app.worker("state.assigner", assigner.run)
     app.worker("state.rosters", rosters.run)
     app.worker("state.time", lambda: keep_time(agenda, intake, clock))
+    if app.shared is not None:
+        app.worker("state.roster_copies", copies.run)
     app.worker("state.saver", lambda: keep_saved(intake))
 
 

@@ -133,7 +133,8 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
         return Taken([item for item, _ in held.values()], together, dropped, alone, results)
 
     def _read(self, item: state_pb2.SnapshotItem) -> Snapshot:
-        """The snapshot of an item. Raises BadInput and TooLarge."""
+        """The snapshot of an item. Raises BadInput, TooLarge and NotOwner."""
+        self._store.owns(_ref(item.world))
         world = self._worlds.get(_ref(item.world))
         snapshot = requests.snapshot_of(
             item,

@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from services.common.mirror import Layout
-from services.common.ownership import Fence
+from services.common.ownership import Fence, partition_of
+from services.common.replicas import EVERYTHING
 from services.common.store import Database, check_fences
 from services.state.blob import encode
 from services.state.document import Document
@@ -95,8 +96,12 @@ class StateStore:
     # -- worlds
     # ----------------------------------------------------------------------------------------------------
 
-    def worlds(self) -> Iterator[StoredWorld]:
-        """Every stored world, a page at a time. Blocks: for start-up."""
+    def owns(self, ref: Ref) -> None:
+        """Raises NotOwner unless the world is served here, Unavailable while that is not known."""
+        self._database.ownership.fence(*ref)
+
+    def worlds(self, within: Collection[int] = EVERYTHING) -> Iterator[StoredWorld]:
+        """The stored worlds of these partitions, a page at a time. Blocks: for when they come."""
         last = ("", "")
         while rows := self._database.read(
             "SELECT tenant, world, revision, life, document FROM world WHERE (tenant, world) > (?, ?) "
@@ -105,6 +110,8 @@ class StateStore:
         ):
             for tenant, world, revision, life, data in rows:
                 last = (tenant, world)
+                if partition_of(tenant, world) not in within:
+                    continue
                 lives = self._database.ownership.fence(tenant, world).token - life
                 yield StoredWorld(last, revision + SKIP * lives, data)
 
@@ -176,12 +183,13 @@ class StateStore:
     # -- sessions
     # --------------------------------------------------------------------------------------------------
 
-    def sessions(self) -> Iterator[tuple[Ref, Session]]:
-        """Every session, oldest first within a world. Blocks: for start-up."""
+    def sessions(self, within: Collection[int] = EVERYTHING) -> Iterator[tuple[Ref, Session]]:
+        """The sessions of these partitions, oldest first within a world. Blocks: for when they come."""
         for tenant, world, epoch, job, boot in self._database.read(
             "SELECT tenant, world, epoch, job, boot FROM session ORDER BY tenant, world, epoch"
         ):
-            yield (tenant, world), Session(epoch, job, boot)
+            if partition_of(tenant, world) in within:
+                yield (tenant, world), Session(epoch, job, boot)
 
     async def open_session(self, ref: Ref, session: Session) -> None:
         """Remember a session, durably, and forget the oldest ones of the world."""
@@ -201,23 +209,27 @@ class StateStore:
     # -- rosters
     # ---------------------------------------------------------------------------------------------------
 
-    def rosters(self) -> dict[str, Roster]:
-        """Every tenant's roster. Blocks: for start-up."""
-        rosters = {
-            tenant: Roster(version) for tenant, version in self._database.read("SELECT tenant, version FROM roster")
-        }
-        found: dict[str, dict[str, dict[str, Any]]] = {tenant: {kind: {} for kind in _KINDS} for tenant in rosters}
-        for tenant, kind, name, data in self._database.read("SELECT tenant, kind, id, data FROM entry"):
-            found[tenant][kind][name] = msgspec.msgpack.decode(data, type=_KINDS[kind])
-        return {
-            tenant: replace(
-                roster,
-                npcs=found[tenant]["npc"],
-                locations=found[tenant]["location"],
-                players=found[tenant]["player"],
-            )
-            for tenant, roster in rosters.items()
-        }
+    def rosters(self, within: Collection[int] = EVERYTHING) -> dict[str, Roster]:
+        """The rosters of these partitions by tenant. Blocks: for when they come."""
+        return _rosters(
+            [row for row in self._database.read("SELECT tenant, version FROM roster") if _of(row[0]) in within],
+            [row for row in self._database.read("SELECT tenant, kind, id, data FROM entry") if _of(row[0]) in within],
+        )
+
+    def keeps_roster(self, tenant: str) -> bool:
+        """Whether the tenant's roster is changed here; other replicas have copies of it."""
+        return self._database.ownership.owns(tenant, "")
+
+    async def roster_version(self, tenant: str) -> int:
+        """The version of a roster that another replica keeps, as stored. Raises Unavailable."""
+        rows = await self._database.peek(_of(tenant), "roster", (tenant,))
+        return int(rows[0][1]) if rows else 0
+
+    async def roster_elsewhere(self, tenant: str) -> Roster:
+        """A roster that another replica keeps, as stored. Raises Unavailable."""
+        rows = await self._database.peek(_of(tenant), "roster", (tenant,))
+        entries = [row for row in await self._database.peek(_of(tenant), "entry") if row[0] == tenant]
+        return _rosters(rows, entries).get(tenant, Roster())
 
     async def import_roster(self, tenant: str, change: Import, *, replace_locations: bool) -> None:
         """Store what an import changed, durably."""
@@ -245,6 +257,26 @@ class StateStore:
     async def purge(self) -> None:
         """Leave nothing of what was deleted in the file or its log. Raises Unavailable (STORE_BUSY)."""
         await self._database.purge()
+
+
+def _of(tenant: str) -> int:
+    return partition_of(tenant, "")
+
+
+def _rosters(versions: Sequence[Sequence[Any]], entries: Sequence[Sequence[Any]]) -> dict[str, Roster]:
+    """Rosters by tenant of rows of `roster` and `entry`."""
+    found: dict[str, dict[str, dict[str, Any]]] = {tenant: {kind: {} for kind in _KINDS} for tenant, _ in versions}
+    for tenant, kind, name, data in entries:
+        found[tenant][kind][name] = msgspec.msgpack.decode(data, type=_KINDS[kind])
+    return {
+        tenant: replace(
+            Roster(version),
+            npcs=found[tenant]["npc"],
+            locations=found[tenant]["location"],
+            players=found[tenant]["player"],
+        )
+        for tenant, version in versions
+    }
 
 
 def _put(connection: sqlite3.Connection, ref: Ref, life: int, behind: _Behind) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from services.common.errors import BadInput, Overloaded
 from services.common.logs import get_logger
+from services.common.ownership import partition_of
 from services.state.blob import Unreadable, decode
 from services.state.document import blank
 from services.state.feed import Ref
@@ -73,20 +74,30 @@ class Worlds:
         rosters: dict[str, Roster],
         at_ms: int,
         tick: int,
-    ) -> None:
-        """Fill from the store at start.
+    ) -> list[World]:
+        """Fill from the store; answers what came.
 
         A document that cannot be read costs its content, never its numbers.
         """
         self._rosters.update(rosters)
+        came: dict[Ref, World] = {}
         for stored in worlds:
             try:
                 document = decode(stored.data, stored.revision, tick)
             except Unreadable as error:
                 _log.error("world_unreadable", error=str(error))
                 document = blank(stored.revision, at_ms, tick)
-            self._worlds[stored.ref] = World(stored.ref, document, self.retired_epoch)
+            came[stored.ref] = World(stored.ref, document, self.retired_epoch)
         for ref, session in sessions:
-            if ref not in self._worlds:
-                self._worlds[ref] = World(ref, blank(0, at_ms, tick), self.retired_epoch)
-            self._worlds[ref].remember(session)
+            if ref not in came:
+                came[ref] = World(ref, blank(0, at_ms, tick), self.retired_epoch)
+            came[ref].remember(session)
+        self._worlds.update(came)
+        return list(came.values())
+
+    def let_go(self, partitions: Collection[int]) -> None:
+        """Another replica serves these worlds from now on."""
+        for ref in [ref for ref in self._worlds if partition_of(*ref) in partitions]:
+            del self._worlds[ref]
+        for tenant in [tenant for tenant in self._rosters if partition_of(tenant, "") in partitions]:
+            del self._rosters[tenant]

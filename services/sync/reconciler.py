@@ -91,7 +91,7 @@ class Reconciler:
                 closed.append(change.key)
                 continue
             known = self.agents.entries.get(change.key)
-            if known is None and not change.heard:
+            if known is None and not (change.heard and self.agents.store.owns(change.key)):
                 continue  # no agent, and nobody who could need one: what it would be told is read when somebody does
             entry = known or self.agents.entry(change.key)
             entry.closed = False

@@ -11,6 +11,7 @@ from earshot.sync.v1 import sync_pb2_grpc
 
 from services.common.app import App
 from services.common.mirror import Layout
+from services.common.replicas import Holder, Partitions
 from services.common.settings import Settings
 from services.sync.agents.embodiments import Embodiments
 from services.sync.crew import Crew
@@ -85,7 +86,6 @@ async def serve(
     chain = Chain(endpoints, default)
     reader = StateReader(app.channels.to("state"), app.clock)
     agents = Embodiments(settings, store, chain, app.clock, app.metrics)
-    agents.load()
     used = [Usage(*row) for row in store.load_usage(app.clock.now_ms() // DAY_MS)]
     meter = Meter(
         found.budgets, used, app.clock.now_ms, app.metrics, keep=lambda usage: store.keep_usage(*astuple(usage))
@@ -102,7 +102,20 @@ async def serve(
     app.on_close("sync.embedder", embedder.close)
     servicer = SyncServicer(reconciler, turns, refresher, erasure, completions, chain, settings, app.clock, embedder)
     app.add(sync_pb2_grpc.add_SyncServiceServicer_to_server, servicer, SERVICE)
-    app.worker("sync.informer", Informer(reconciler).run)
+    informer = Informer(reconciler)
+
+    async def entered(partitions: Partitions) -> None:
+        store.came()
+        agents.load(partitions)
+        summaries.load(partitions)
+        informer.list_again()
+
+    async def leaving(partitions: Partitions) -> None:
+        agents.let_go(partitions)
+        summaries.let_go(partitions)
+
+    await app.hold("sync", store.database, Holder(entered, leaving))
+    app.worker("sync.informer", informer.run)
     app.worker("sync.reconciler", reconciler.run)
     app.worker("sync.deletions", deletions.run)
     app.worker("sync.checks", Checks(reconciler).run)

@@ -86,9 +86,18 @@ class SyncStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.life = 0
 
     def _fence(self, key: Key) -> Fence:
         return self._database.ownership.fence(key.tenant, key.world)
+
+    def owns(self, key: Key) -> bool:
+        """Whether the NPC's agents are kept here."""
+        return self._database.ownership.owns(key.tenant, key.world)
+
+    def came(self) -> None:
+        """Rows came with a partition: what was read of local agents may be old."""
+        self.life += 1
 
     async def _durable(self, key: Key, work: Callable[[sqlite3.Connection], Any]) -> Any:
         return await self._database.write(work, fence=self._fence(key))

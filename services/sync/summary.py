@@ -7,11 +7,12 @@ A summary is made of what people said. It belongs to the history generation that
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from services.common.errors import EarshotError
 from services.common.logs import get_logger
+from services.common.ownership import partition_of
 from services.sync.context import Key
 from services.sync.crew import Crew
 from services.sync.hygiene import clean, clean_name
@@ -49,8 +50,20 @@ class Summaries:
         self._store = store
         self._completions = completions
         self._crew = crew
-        self._kept = {key: Summary(era, upto, text) for key, era, upto, text in store.load_summaries()}
+        self._kept: dict[Key, Summary] = {}
         self._making: dict[Key, object] = {}
+
+    def load(self, partitions: Collection[int]) -> None:
+        """Take over what the last owner kept."""
+        for key, era, upto, text in self._store.load_summaries():
+            if partition_of(key.tenant, key.world) in partitions:
+                self._kept[key] = Summary(era, upto, text)
+
+    def let_go(self, partitions: Collection[int]) -> None:
+        """Another replica keeps these from now on."""
+        for key in [key for key in self._kept if partition_of(key.tenant, key.world) in partitions]:
+            del self._kept[key]
+            self._making.pop(key, None)
 
     def text(self, key: Key, generation: int, room: int) -> str:
         """What may be told of before; "" when there is nothing, or no room of so many tokens."""

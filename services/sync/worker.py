@@ -33,14 +33,23 @@ class Informer:
 
     def __init__(self, reconciler: Reconciler) -> None:
         self._reconciler = reconciler
+        self._watching: asyncio.Task[str] | None = None
+        self._again = False
+
+    def list_again(self) -> None:
+        """Worlds came whose changes were not followed here."""
+        self._again = True
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def run(self) -> None:
         token, delay = "", BACK_OFF_MIN_S
         while True:
             try:
-                if not token:
+                if not token or self._again:
+                    self._again = False
                     token = await self._list()
-                token = await self._watch(token)
+                token = await self._followed(token)
                 # A stream that ends at once must not spin; the token loses nothing meanwhile.
                 await asyncio.sleep(BACK_OFF_MIN_S)
                 delay = BACK_OFF_MIN_S
@@ -54,6 +63,16 @@ class Informer:
         vanished = self._reconciler.take_list(listing.changes)
         await self._reconciler.release_vanished(vanished)
         return listing.token
+
+    async def _followed(self, token: str) -> str:
+        """As `_watch`, until somebody wants a new listing."""
+        watching = self._watching = asyncio.create_task(self._watch(token), name="sync.watch")
+        try:
+            await asyncio.wait((watching,))
+        finally:
+            self._watching = None
+            watching.cancel()
+        return "" if watching.cancelled() else watching.result()
 
     async def _watch(self, token: str) -> str:
         """The token to go on from; "" = list again."""
@@ -84,6 +103,8 @@ class Deletions:
             try:
                 await self.delete(deletion)
             except (RuntimeFault, EarshotError) as error:
+                if not self._agents.store.owns(deletion.key):
+                    continue  # its row went to another replica, and with it the job
                 _log.info("deletion_failed", runtime=deletion.runtime, error=type(error).__name__, tries=tries)
                 again = _now() + min(DELETE_AGAIN_MIN_S * 2 ** min(tries, 10), DELETE_AGAIN_MAX_S)
                 heapq.heappush(self._waiting, (again, tries + 1, deletion))

@@ -8,6 +8,7 @@ from collections.abc import Collection
 from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import Conflict
+from services.common.ownership import partition_of
 from services.common.settings import Settings
 from services.common.telemetry import Metrics
 from services.sync.agents.embodiment import Embodiment, Written
@@ -38,9 +39,15 @@ class Embodiments:
         # Counted when somebody looks, not with every agent made.
         metrics.agents.set_function(self._count)
 
-    def load(self) -> None:
-        """Take over what the last process left: agents, confirmed digests, open turns, notes, deletions."""
+    def load(self, partitions: Collection[int]) -> None:
+        """Take over what the last owner left: agents, confirmed digests, open turns, notes, deletions."""
+
+        def within(key: Key) -> bool:
+            return partition_of(key.tenant, key.world) in partitions
+
         for record in self.store.load_agents():
+            if not within(record.key):
+                continue
             endpoint = self.chain.home(record.runtime)
             if endpoint is None:
                 continue  # not configured now; its agents wait for the day that it is again
@@ -49,14 +56,24 @@ class Embodiments:
             entry.primary = entry.primary or record.runtime
             entry.confirmed_revision = record.revision(tuple(record.blocks))
         for intent in self.store.load_open_turns():
-            known = self.entries.get(intent.key)
+            known = self.entries.get(intent.key) if within(intent.key) else None
             agent = known.agents.get(intent.runtime) if known else None
             if agent is not None:
                 agent.restore(intent)
         for key, note in self.store.load_notes():
-            self.entry(key).notes.append(note)
+            if within(key):
+                self.entry(key).notes.append(note)
         for deletion in self.store.load_deletions():
-            self.deletions.put_nowait(deletion)
+            if within(deletion.key):
+                self.deletions.put_nowait(deletion)
+
+    def let_go(self, partitions: Collection[int]) -> None:
+        """Another replica keeps these worlds' agents from now on; they live on."""
+        for key in [key for key in self.entries if partition_of(key.tenant, key.world) in partitions]:
+            entry = self.entries.pop(key)
+            entry.closed, entry.dirty = True, None
+            for agent in entry.agents.values():
+                agent.release()
 
     def _embodiment(self, record: AgentRecord, endpoint: Endpoint, *, known: bool = False) -> Embodiment:
         return Embodiment(record, endpoint, self.store, self._clock.now_ms, known=known)

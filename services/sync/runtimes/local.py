@@ -20,7 +20,13 @@ class LocalAgent:
 
 
 class Shelf(Protocol):
-    """Port of what remembers local agents across restarts. Writes return at once and are kept in order."""
+    """Port of what remembers local agents across restarts. Writes return at once and are kept in order.
+
+    life: changes when agents came that another process wrote.
+    """
+
+    @property
+    def life(self) -> int: ...
 
     def load(self, runtime: str) -> Iterable[tuple[str, LocalAgent]]: ...
 
@@ -33,6 +39,8 @@ class Shelf(Protocol):
 
 class NoShelf:
     """Remembers nothing."""
+
+    life = 0
 
     def load(self, runtime: str) -> Iterable[tuple[str, LocalAgent]]:
         return ()
@@ -50,7 +58,15 @@ class LocalAgents:
     def __init__(self, runtime: str, shelf: Shelf) -> None:
         self._runtime = runtime
         self._shelf = shelf
-        self._agents = dict(shelf.load(runtime))
+        self._life = shelf.life
+        self._loaded = dict(shelf.load(runtime))
+
+    @property
+    def _agents(self) -> dict[str, LocalAgent]:
+        if self._life != self._shelf.life:
+            self._life = self._shelf.life
+            self._loaded = dict(self._shelf.load(self._runtime))
+        return self._loaded
 
     def create(self, spec: AgentSpec) -> str:
         """A new agent's id. An id to adopt must be one of ours."""

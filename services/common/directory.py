@@ -1,0 +1,96 @@
+"""Where a room's replicas are and who serves which partition, as the registry says: read often, asked seldom."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Sequence
+
+from services.common.errors import EarshotError
+from services.common.logs import get_logger
+from services.common.ownership import PARTITIONS
+from services.common.registry import Registry
+
+EVERY_S = 0.5
+
+_log = get_logger("common")
+
+
+class Directory:
+    """One room's. `run` keeps it fresh; who was told wrong asks for `refresh`.
+
+    here: this process's own address in that room, "" = it does not host it.
+    """
+
+    def __init__(self, registry: Registry, here: str, lease_ms: int) -> None:
+        self._registry = registry
+        self.here = here
+        self.lease_ms = lease_ms
+        self._owners: dict[int, str] = {}
+        self._alive: dict[str, str] = {}
+        self._asking: asyncio.Task[None] | None = None
+        self._doubted = asyncio.Event()
+        self._watchers: set[asyncio.Event] = set()
+        # Grows whenever a partition gets another owner.
+        self.version = 0
+
+    def owner(self, partition: int) -> str:
+        """Address of who serves a partition, "" = nobody."""
+        return self._owners.get(partition, "")
+
+    @property
+    def complete(self) -> bool:
+        """Whether every partition is served by somebody who is heard of."""
+        return len(self._owners) == PARTITIONS and set(self._owners.values()) <= set(self._alive.values())
+
+    def everybody(self) -> Sequence[str]:
+        """Addresses of all owners."""
+        return sorted(set(self._owners.values()))
+
+    def nearest(self) -> Sequence[str]:
+        """Addresses of all replicas: this process first, then in an order of its own."""
+        return sorted(
+            set(self._alive.values()), key=lambda one: (one != self.here, zlib.crc32(f"{self.here}{one}".encode()))
+        )
+
+    def watch(self) -> asyncio.Event:
+        """An event that is set once when partitions change hands."""
+        event = asyncio.Event()
+        self._watchers.add(event)
+        return event
+
+    def doubt(self) -> None:
+        """Somebody did not answer: look soon."""
+        self._doubted.set()
+
+    async def refresh(self) -> None:
+        """Ask the registry; callers at the same time share the answer. Raises Unavailable."""
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask(), name="directory.ask")
+        await asyncio.shield(self._asking)
+
+    async def _ask(self) -> None:
+        shown, alive = await self._registry.owners(), await self._registry.addresses()
+        owners = {partition: owner.partition(" ")[2] for partition, owner in shown.items()}
+        self._alive = alive
+        if owners != self._owners:
+            self._owners = owners
+            self.version += 1
+            for event in self._watchers:
+                event.set()
+            self._watchers.clear()
+
+    async def run(self) -> None:
+        """Ask now and then, for ever."""
+        while True:
+            try:
+                await self.refresh()
+            except EarshotError as error:
+                _log.debug("directory_not_refreshed", reason=error.reason)
+            try:
+                async with asyncio.timeout(EVERY_S):
+                    await self._doubted.wait()
+                    await asyncio.sleep(EVERY_S / 5)
+            except TimeoutError:
+                pass
+            self._doubted.clear()

@@ -1,0 +1,97 @@
+"""Snapshots to whoever serves their world: a stream to each replica of state that is asked."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from earshot.state.v1 import state_pb2, state_pb2_grpc
+
+from services.common.channels import Channels
+from services.common.directory import Directory
+from services.common.errors import NotOwner, Unavailable
+from services.common.ownership import partition_of
+from services.edge.ingest import Ingest
+
+# How long a snapshot waits for a world that changes hands, at most and within its deadline; between two looks.
+PATIENCE_S = 0.8
+LOOK_S = 0.05
+
+
+class Submits(Protocol):
+    """Port of snapshots to state; as `ingest.Ingest`."""
+
+    async def submit(self, item: state_pb2.SnapshotItem, deadline: float) -> state_pb2.SnapshotResult: ...
+
+    async def run(self) -> None: ...
+
+
+def ingest_to(channels: Channels, monotonic: Callable[[], float]) -> Submits:
+    """One stream where state is one process, else one a replica."""
+    directory = channels.directory("state")
+    if directory is None:
+        return Ingest(state_pb2_grpc.StateServiceStub(channels.to("state")), monotonic)
+    return Ingests(directory, lambda address: state_pb2_grpc.StateServiceStub(channels.at("state", address)), monotonic)
+
+
+class Ingests:
+    """Streams by address. `run` owns them."""
+
+    def __init__(self, directory: Directory, stub_to: Callable[[str], Any], monotonic: Callable[[], float]) -> None:
+        self._directory = directory
+        self._stub_to = stub_to
+        self._monotonic = monotonic
+        self._streams: dict[str, tuple[Ingest, asyncio.Task[None]]] = {}
+        self._running = False
+
+    async def submit(self, item: state_pb2.SnapshotItem, deadline: float) -> state_pb2.SnapshotResult:
+        """As `Ingest.submit`; who is told that another replica serves the world asks that one, once."""
+        partition = partition_of(item.world.tenant, item.world.world)
+        address = await self._served(partition, deadline)
+        try:
+            return await self._stream(address).submit(item, deadline)
+        except NotOwner as error:
+            after = error.owner if error.owner not in ("", address) else ""
+        return await self._stream(after or await self._served(partition, deadline, address)).submit(item, deadline)
+
+    async def _served(self, partition: int, deadline: float, but: str = "") -> str:
+        """The owner's address, waited for while the partition changes hands."""
+        until = min(deadline, self._monotonic() + PATIENCE_S)
+        while (found := self._directory.owner(partition)) in ("", but):
+            if self._monotonic() >= until:
+                raise Unavailable(
+                    "nobody serves this world just now", reason="MOVING", retry_after_ms=self._directory.lease_ms
+                )
+            await self._directory.refresh()
+            if self._directory.owner(partition) in ("", but):
+                await asyncio.sleep(LOOK_S)
+        return found
+
+    def _stream(self, address: str) -> Ingest:
+        known = self._streams.get(address)
+        if known is None:
+            if not self._running:
+                raise Unavailable("the edge is stopping", reason="STOPPING")
+            ingest = Ingest(self._stub_to(address), self._monotonic)
+            task = asyncio.create_task(ingest.run(), name="edge.ingest")
+            known = self._streams[address] = ingest, task
+        return known[0]
+
+    async def run(self) -> None:
+        """Own the streams until cancelled; let go of those to replicas that serve nothing any more."""
+        self._running = True
+        try:
+            while True:
+                await self._directory.watch().wait()
+                serving = set(self._directory.everybody())
+                for address in [one for one in self._streams if one not in serving]:
+                    _, task = self._streams.pop(address)
+                    task.cancel()
+        finally:
+            self._running = False
+            tasks = [task for _, task in self._streams.values()]
+            self._streams.clear()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
