@@ -6,12 +6,16 @@ import asyncio
 import zlib
 from collections.abc import Sequence
 
-from services.common.errors import EarshotError
+from services.common.errors import EarshotError, Unavailable
 from services.common.logs import get_logger
 from services.common.ownership import PARTITIONS
 from services.common.registry import Registry
 
 EVERY_S = 0.5
+# Share of a lease that is left of it when its owner counts as quiet.
+QUIET = 0.4
+# What it takes to take over once a lease has run out.
+TAKEN_MS = 2000
 
 _log = get_logger("common")
 
@@ -27,7 +31,9 @@ class Directory:
         self.here = here
         self.lease_ms = lease_ms
         self._owners: dict[int, str] = {}
-        self._alive: dict[str, str] = {}
+        # How long each replica's lease lasts, ms, and since when that is known.
+        self._leases: dict[str, int] = {}
+        self._looked_at = 0.0
         self._asking: asyncio.Task[None] | None = None
         self._doubted = asyncio.Event()
         self._watchers: set[asyncio.Event] = set()
@@ -41,7 +47,7 @@ class Directory:
     @property
     def complete(self) -> bool:
         """Whether every partition is served by somebody who is heard of."""
-        return len(self._owners) == PARTITIONS and set(self._owners.values()) <= set(self._alive.values())
+        return len(self._owners) == PARTITIONS and set(self._owners.values()) <= self._leases.keys()
 
     def everybody(self) -> Sequence[str]:
         """Addresses of all owners."""
@@ -49,8 +55,21 @@ class Directory:
 
     def nearest(self) -> Sequence[str]:
         """Addresses of all replicas: this process first, then in an order of its own."""
-        return sorted(
-            set(self._alive.values()), key=lambda one: (one != self.here, zlib.crc32(f"{self.here}{one}".encode()))
+        return sorted(self._leases, key=lambda one: (one != self.here, zlib.crc32(f"{self.here}{one}".encode())))
+
+    def left_ms(self, address: str) -> int:
+        """How long a replica still counts as alive, as far as is known."""
+        since = round((asyncio.get_running_loop().time() - self._looked_at) * 1000)
+        return max(self._leases.get(address, 0) - since, 0)
+
+    def quiet(self, address: str) -> bool:
+        """Whether a replica has missed several beats: it hangs, or the machine does."""
+        return self.left_ms(address) < self.lease_ms * QUIET
+
+    def moving(self, address: str = "") -> Unavailable:
+        """What a caller is told of worlds that their owner does not serve just now: when to come back."""
+        return Unavailable(
+            "nobody serves this just now", reason="MOVING", retry_after_ms=self.left_ms(address) + TAKEN_MS
         )
 
     def watch(self) -> asyncio.Event:
@@ -70,9 +89,8 @@ class Directory:
         await asyncio.shield(self._asking)
 
     async def _ask(self) -> None:
-        shown, alive = await self._registry.owners(), await self._registry.addresses()
-        owners = {partition: owner.partition(" ")[2] for partition, owner in shown.items()}
-        self._alive = alive
+        owners, self._leases = await self._registry.look()
+        self._looked_at = asyncio.get_running_loop().time()
         if owners != self._owners:
             self._owners = owners
             self.version += 1

@@ -84,17 +84,17 @@ def _npcs(request: Any, answers: Mapping[str, Any]) -> Any:
 
 def _worlds(request: Any, answers: Mapping[str, Any]) -> Any:
     """A page of all: every replica answered a page that begins at the same place."""
-    size = max((len(answer.worlds) for answer in answers.values()), default=0)
-    found = sorted(
-        (one for answer in answers.values() for one in answer.worlds),
-        key=lambda one: (one.world.tenant, one.world.world),
-    )
-    page = found[:size]
-    more = len(found) > size or any(answer.next_page_token for answer in answers.values())
-    last = page[-1].world if page else None
-    return state_pb2.ListWorldsResponse(
-        worlds=page, next_page_token=f"{last.tenant}\0{last.world}" if more and last is not None else ""
-    )
+
+    def ref(one: Any) -> tuple[str, str]:
+        return one.world.tenant, one.world.world
+
+    found = sorted((one for answer in answers.values() for one in answer.worlds), key=ref)
+    ends = [ref(answer.worlds[-1]) for answer in answers.values() if answer.next_page_token and answer.worlds]
+    # What lies beyond the end of a page that goes on may not be all that is there.
+    whole = [one for one in found if not ends or ref(one) <= min(ends)]
+    page = whole[: request.page_size or len(whole)]
+    more = page and (ends or len(page) < len(found))
+    return state_pb2.ListWorldsResponse(worlds=page, next_page_token="\0".join(ref(page[-1])) if more else "")
 
 
 def _description(request: Any, answers: Mapping[str, Any]) -> Any:

@@ -99,10 +99,14 @@ class Registry:
         async with _told(), self._store.pipeline(transaction=True) as pipe:
             await pipe.zrem(self._replicas, me.id).hdel(self._addresses, me.id).execute()
 
-    async def addresses(self) -> dict[str, str]:
-        """Replicas that are heard of, or were until lately: address by id."""
-        async with _told():
-            return dict(await self._store.hgetall(self._addresses))
+    async def look(self) -> tuple[dict[int, str], dict[str, int]]:
+        """Who serves each partition, and how long everybody's lease lasts, in ms, by address."""
+        async with _told(), self._store.pipeline(transaction=True) as pipe:
+            pipe.hgetall(self._owners).hgetall(self._addresses).zrange(self._replicas, 0, -1, withscores=True).time()
+            shown, addresses, leases, (seconds, micros) = await pipe.execute()
+        now = seconds * 1000 + micros // 1000
+        left = {addresses[one]: int(until) - now for one, until in leases if one in addresses}
+        return {int(partition): owner.partition(" ")[2] for partition, owner in shown.items()}, left
 
     async def owners(self) -> dict[int, str]:
         """Who serves each partition, as `Replica.shown`."""

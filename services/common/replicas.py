@@ -27,6 +27,8 @@ STOP_AFTER = 2 / 3
 # Partitions that are taken up in one go: others are served in between.
 TOGETHER = 64
 RETRY_S = 0.2
+# Between looks for partitions that are being handed on to this replica.
+EXPECTING_S = 0.1
 # How long a stop may take to hand on what is here.
 PART_S = 3.0
 
@@ -79,6 +81,8 @@ class Replicas:
         self._tokens: dict[int, int] = {}
         self._lost: set[int] = set()
         self._doubt = False
+        self._expecting = False
+        self._renewed = float("-inf")
         self._wake = asyncio.Event()
         self.settled = asyncio.Event()
 
@@ -118,14 +122,20 @@ class Replicas:
                 await asyncio.sleep(RETRY_S)
                 continue
             reached = True
+            self._renewed = began
             if not self._doubt:
-                self._ownership.until = began + self._lease_s * STOP_AFTER
+                self._renew()
             self._wake.set()
             await asyncio.sleep(max(self._lease_s / BEATS - (self._monotonic() - began), 0.0))
 
+    def _renew(self) -> None:
+        self._ownership.until = self._renewed + self._lease_s * STOP_AFTER
+
     async def _settle(self) -> None:
         while True:
-            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(EXPECTING_S if self._expecting else None):
+                    await self._wake.wait()
             self._wake.clear()
             try:
                 await self._adjust()
@@ -138,7 +148,10 @@ class Replicas:
         """Bring what is held here to what the plan says, as far as others let go."""
         shown = await self._registry.owners()
         await self._verify({one for one in self._tokens if self._doubt or shown.get(one) != self._me.shown})
-        self._doubt = False
+        if self._doubt:
+            # What is left was still ours after the last beat.
+            self._doubt = False
+            self._renew()
         wanted = {one for one, owner in plan(self._alive).items() if owner == self._me.id}
         surplus = self._tokens.keys() - wanted
         if surplus:
@@ -152,6 +165,8 @@ class Replicas:
         self._ownership.owners = {
             partition: owner.partition(" ")[2] for partition, owner in shown.items() if partition not in self._tokens
         }
+        # What somebody alive is handing on comes any moment.
+        self._expecting = bool(wanted - self._tokens.keys())
         if wanted and wanted <= self._tokens.keys():
             self.settled.set()
 

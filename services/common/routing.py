@@ -136,8 +136,10 @@ class _Owner:
         """Where to try again; raises the error when that would not help."""
         known = from_rpc(error)
         if not isinstance(known, NotOwner):
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
+            if known.reason == Unavailable.default_reason or self._directory.quiet(asked):
+                # Its process is gone, or hangs: somebody else serves its worlds soon.
                 self._directory.doubt()
+                raise rpc_error(self._directory.moving(asked)) from error
             raise error
         if known.owner and known.owner != asked:
             return known.owner
@@ -347,7 +349,11 @@ async def _held(holder: list[Any], call: Any) -> AsyncIterator[Any]:
 async def _served(directory: Directory, partition: int, until: float, but: str = "") -> str:
     """The address of a partition's owner, waited for while it changes hands."""
     if (found := directory.owner(partition)) and found != but:
-        return found
+        if directory.quiet(found):
+            await directory.refresh()
+            if directory.owner(partition) == found and directory.quiet(found):
+                raise rpc_error(directory.moving(found))
+        return directory.owner(partition) or found
     await _patiently(directory, lambda: directory.owner(partition) not in ("", but), until)
     return directory.owner(partition)
 
@@ -361,7 +367,7 @@ async def _patiently(directory: Directory, done: Callable[[], bool], until: floa
             if done():
                 return
             if _now() >= until:
-                raise Unavailable("nobody serves this just now", reason="MOVING", retry_after_ms=directory.lease_ms)
+                raise directory.moving()
             await asyncio.sleep(0.05)
     except EarshotError as error:
         raise rpc_error(error) from None

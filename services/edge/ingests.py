@@ -10,7 +10,7 @@ from earshot.state.v1 import state_pb2, state_pb2_grpc
 
 from services.common.channels import Channels
 from services.common.directory import Directory
-from services.common.errors import NotOwner, Unavailable
+from services.common.errors import DeadlineExceeded, NotOwner, Unavailable
 from services.common.ownership import partition_of
 from services.edge.ingest import Ingest
 
@@ -50,23 +50,36 @@ class Ingests:
         partition = partition_of(item.world.tenant, item.world.world)
         address = await self._served(partition, deadline)
         try:
-            return await self._stream(address).submit(item, deadline)
+            return await self._submit(address, item, deadline)
         except NotOwner as error:
             after = error.owner if error.owner not in ("", address) else ""
-        return await self._stream(after or await self._served(partition, deadline, address)).submit(item, deadline)
+        return await self._submit(after or await self._served(partition, deadline, address), item, deadline)
+
+    async def _submit(self, address: str, item: state_pb2.SnapshotItem, deadline: float) -> state_pb2.SnapshotResult:
+        try:
+            return await self._stream(address).submit(item, deadline)
+        except NotOwner:
+            raise
+        except (Unavailable, DeadlineExceeded) as error:
+            if error.reason == Unavailable.default_reason or self._directory.quiet(address):
+                self._directory.doubt()
+                raise self._directory.moving(address) from None
+            raise
 
     async def _served(self, partition: int, deadline: float, but: str = "") -> str:
         """The owner's address, waited for while the partition changes hands."""
         until = min(deadline, self._monotonic() + PATIENCE_S)
         while (found := self._directory.owner(partition)) in ("", but):
             if self._monotonic() >= until:
-                raise Unavailable(
-                    "nobody serves this world just now", reason="MOVING", retry_after_ms=self._directory.lease_ms
-                )
+                raise self._directory.moving()
             await self._directory.refresh()
             if self._directory.owner(partition) in ("", but):
                 await asyncio.sleep(LOOK_S)
-        return found
+        if self._directory.quiet(found):
+            await self._directory.refresh()
+            if self._directory.owner(partition) == found and self._directory.quiet(found):
+                raise self._directory.moving(found)
+        return self._directory.owner(partition) or found
 
     def _stream(self, address: str) -> Ingest:
         known = self._streams.get(address)

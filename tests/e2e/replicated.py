@@ -29,6 +29,10 @@ class Replicated(Stack):
         self.server = server
         self._first = first
 
+    def __enter__(self) -> Replicated:
+        super().__enter__()
+        return self
+
     def start(self) -> None:
         for name in self._first:
             self.join(name)
