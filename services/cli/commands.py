@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import socket
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,12 +18,15 @@ from services.common.settings import OPTIONAL, ROOMS, Settings
 if TYPE_CHECKING:
     from services.edge.keys import KeyFile
 
+# How long `demo` looks for an Earshot.
+LOOK_S = 0.5
+
 NAMES = ",".join((*ROOMS, *OPTIONAL))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. 0 = done, 1 = failed with a reason on stderr, 2 = wrong usage."""
-    arguments = sys.argv[1:] if argv is None else list(argv)
+    arguments = alone(sys.argv[1:] if argv is None else list(argv), Settings().listen)
     # These two have parsers of their own beside the code that they run.
     if arguments[:1] == ["demo"]:
         from services.demo.driver import main as demo
@@ -41,6 +46,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+def alone(arguments: list[str], listen: str) -> list[str]:
+    """The arguments; a bare `demo` where nothing listens on `listen` (host:port) starts what it plays against."""
+    if arguments != ["demo"]:
+        return arguments
+    host, _, port = listen.rpartition(":")
+    with contextlib.suppress(OSError), socket.create_connection((host or "127.0.0.1", int(port)), timeout=LOOK_S):
+        return arguments
+    print(f"Nothing listens on {listen}: starting an Earshot for the demo.", file=sys.stderr)
+    return ["up", "--demo"]
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="earshot", description="Ears, fresh memory and turns for the NPCs of a game.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -54,7 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument("--demo", action="store_true", help="also drive the tavern demo and narrate it")
     up.set_defaults(run=_up)
 
-    commands.add_parser("demo", help="drive the seeded tavern against a running edge", add_help=False)
+    commands.add_parser(
+        "demo", help="drive the seeded tavern against a running edge, or against one of its own", add_help=False
+    )
     commands.add_parser("import-roster", help="load NPCs, locations and players from a JSON file", add_help=False)
 
     key = commands.add_parser("key", help="API keys: create, list, revoke")
