@@ -1,7 +1,8 @@
 """One turn through sync.Converse: what the NPC witnessed goes in, sentences and actions come back into the input log.
 
-Everything that arrives is fed to the world's actor and becomes visible only with its append. Being cancelled means that
-the floor is somebody else's: nothing is fed any more.
+Everything that arrives is handed to the world's actor, in order, and becomes visible only with its append; the end of
+the turn alone is waited for, so that what comes together is one append. Being cancelled means that the floor is
+somebody else's: nothing is handed in any more.
 """
 
 from __future__ import annotations
@@ -127,10 +128,10 @@ class Asking:
             case "sentence":
                 text = await check_after(self.moderator, hygiene.clean(message.sentence.text))
                 if text:
-                    await actor.feed(Spoke(0, ask.turn_id, text, outside.quotes(text, elsewhere)))
+                    actor.submit(Spoke(0, ask.turn_id, text, outside.quotes(text, elsewhere)))
             case "action":
                 action = message.action.action
-                await actor.feed(Acted(0, ask.turn_id, Act(action.action_id, action.type, action.data)))
+                actor.submit(Acted(0, ask.turn_id, Act(action.action_id, action.type, action.data)))
             case "finished":
                 return message.finished
         return None
@@ -164,7 +165,7 @@ class Asking:
             Recalled(one.memory.utterance_id, one.memory.world, one.memory.seq, one.memory.at_ms, one.score, one.legs)
             for one in remembered.found
         )
-        await actor.feed(
+        actor.submit(
             TurnStarted(
                 0, ask.turn_id, told.revision, told.age_ms, told.runtime, told.inlined, stages, told.degraded,
                 recalled, remembered.notes,

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from services.common.words import COMMON
+
 INDEX_VERSION = 1
 # Longest word that is indexed; most words of one line.
 WORD_MAX = 32
@@ -17,86 +19,6 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _BLANKED = bytes(code if chr(code).isalnum() else 32 for code in range(128)) + bytes(128)
 # Scripts without spaces between words: two neighbouring characters are a word.
 _DENSE = re.compile(r"[぀-ヿ㐀-䶿一-鿿ｦ-ﾟ가-힯฀-๿]+")
-# Words that tell no line from another. Short on purpose: a rare word weighs more by itself.
-_COMMON = frozenset(
-    [
-        "a",
-        "an",
-        "and",
-        "are",
-        "as",
-        "at",
-        "be",
-        "been",
-        "but",
-        "by",
-        "can",
-        "did",
-        "do",
-        "does",
-        "for",
-        "from",
-        "had",
-        "has",
-        "have",
-        "he",
-        "her",
-        "him",
-        "his",
-        "how",
-        "i",
-        "if",
-        "in",
-        "is",
-        "it",
-        "its",
-        "just",
-        "me",
-        "my",
-        "no",
-        "not",
-        "of",
-        "oh",
-        "ok",
-        "on",
-        "or",
-        "our",
-        "she",
-        "so",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "there",
-        "they",
-        "this",
-        "to",
-        "too",
-        "us",
-        "was",
-        "we",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "why",
-        "will",
-        "with",
-        "would",
-        "yes",
-        "you",
-        "your",
-        "im",
-        "its",
-        "dont",
-        "thats",
-        "ive",
-        "youre",
-    ]
-)
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -109,7 +31,7 @@ def words(text: str) -> tuple[str, ...]:
         found = [word.replace("'", "") for word in _WORD.findall(plain)]
         if not plain.isascii():
             found = [part for word in found for part in _parts(word)]
-    kept = dict.fromkeys([word[:WORD_MAX] for word in found if word not in _COMMON])
+    kept = dict.fromkeys([word[:WORD_MAX] for word in found if word not in COMMON])
     return tuple(kept)[:WORDS_MAX]
 
 

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
+from services.common.words import ANYBODYS
 from services.sync.chance import Chance
 
 START, END = "\x02", "\x03"
@@ -66,7 +67,7 @@ def learnable(text: str, heard: Iterable[str], own: Iterable[str], names: Iterab
     if not WORDS_MIN <= len(words) <= 2 * WORDS_MAX or _UNFIT.search(text):
         return False
     mine = {word for one in own for word in norm(one).split()}
-    theirs = {word for one in heard for word in norm(one).split() if len(word) > 3} - mine - COMMON
+    theirs = {word for one in heard for word in norm(one).split() if len(word) > 3} - mine - ANYBODYS
     called = {word for name in names for word in norm(name).split()} - mine
     return not (set(words) & (theirs | called))
 
@@ -74,7 +75,7 @@ def learnable(text: str, heard: Iterable[str], own: Iterable[str], names: Iterab
 def generate(counts: Counts, prompt: str, rng: Chance) -> str | None:
     """A sentence around the prompt's rarest known word, or any; None when nothing fit was found."""
     lines = [f" {line} " for line in counts.norms()]
-    wanted = dict.fromkeys(word for word in norm(prompt).split() if word not in COMMON)
+    wanted = dict.fromkeys(word for word in norm(prompt).split() if word not in ANYBODYS)
     seeds = [word for word, _ in counts.known(list(wanted))]
     for attempt in range(TRIES):
         # The rarest word first; then the next one, so that a prompt never fails on one word.
@@ -123,101 +124,3 @@ def _fit(text: str, lines: Sequence[str]) -> bool:
 
 def _drawn(choices: Sequence[tuple[T, int]], rng: Chance) -> T:
     return rng.choices([choice for choice, _ in choices], [count for _, count in choices])[0]
-
-
-COMMON = frozenset(
-    [
-        "a",
-        "about",
-        "all",
-        "am",
-        "an",
-        "and",
-        "any",
-        "are",
-        "as",
-        "at",
-        "be",
-        "been",
-        "but",
-        "by",
-        "can",
-        "could",
-        "did",
-        "do",
-        "does",
-        "for",
-        "from",
-        "get",
-        "go",
-        "had",
-        "has",
-        "have",
-        "he",
-        "her",
-        "here",
-        "him",
-        "his",
-        "how",
-        "i",
-        "if",
-        "in",
-        "into",
-        "is",
-        "it",
-        "its",
-        "just",
-        "like",
-        "me",
-        "more",
-        "my",
-        "no",
-        "not",
-        "now",
-        "of",
-        "off",
-        "on",
-        "one",
-        "or",
-        "our",
-        "out",
-        "over",
-        "say",
-        "she",
-        "so",
-        "some",
-        "still",
-        "than",
-        "that",
-        "the",
-        "their",
-        "them",
-        "then",
-        "there",
-        "these",
-        "they",
-        "this",
-        "those",
-        "to",
-        "too",
-        "up",
-        "us",
-        "very",
-        "was",
-        "we",
-        "well",
-        "were",
-        "what",
-        "when",
-        "where",
-        "which",
-        "who",
-        "why",
-        "will",
-        "with",
-        "would",
-        "yes",
-        "you",
-        "your",
-    ]
-)

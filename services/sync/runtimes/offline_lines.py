@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from services.common.words import ANYBODYS
 from services.sync.runtimes.port import Scene
 
 
@@ -22,13 +23,6 @@ class Reply:
 Intent = tuple[re.Pattern[str], Callable[[Scene, frozenset[str], random.Random], Reply | None]]
 _EMOTES = {"wave": "wave", "dance": "dance", "laugh": "laugh", "cheer": "cheer", "point": "point", "sit": "sit"}
 _WORD = re.compile(r"[a-z']{4,}")
-_COMMON = frozenset(
-    (
-        "about", "after", "again", "been", "come", "does", "from", "have", "here", "just", "know", "like", "many",
-        "more", "much", "some", "tell", "than", "that", "them", "then", "there", "they", "this", "what", "when",
-        "where", "which", "with", "would", "your",
-    )
-)  # fmt: skip
 
 
 def compose(scene: Scene, tools: frozenset[str], seed: str) -> Reply:
@@ -241,7 +235,7 @@ def _decide(scene: Scene, rng: random.Random) -> Reply:
 def _remark(scene: Scene, rng: random.Random) -> str:
     if scene.combat:
         return _fresh(scene, ["I see it! Keep back!", "Not now, I have my hands full!", "Behind me, quick!"], rng)
-    heard = {word for word in _WORD.findall(scene.said.lower()) if word not in _COMMON}
+    heard = {word for word in _WORD.findall(scene.said.lower()) if word not in ANYBODYS}
     related = [line for line in scene.lines if heard & set(_WORD.findall(line.lower()))]
     if related:
         return _fresh(scene, related, rng)
