@@ -10,12 +10,17 @@ import inspect
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests.fakes import virtual_time
 
 VIRTUAL = (Path(__file__).parent / "unit", Path(__file__).parent / "contract")
 # Real seconds after which an async test is a hang.
 LIMIT_S = 120
+
+# No test depends on being fast: an example that a busy machine interrupts is no failure.
+settings.register_profile("earshot", deadline=None)
+settings.load_profile("earshot")
 
 
 @pytest.hookimpl(tryfirst=True)
