@@ -104,7 +104,7 @@ def compare(
         (causes.RENAMED, renamed),
         (causes.TOUCHED, _touched(columns, after.membership, transitions)),
         (causes.FADED, _faded(before.membership, after.membership, renamed)),
-        (causes.EVENTFUL, _eventful(columns, after.membership, events)),
+        (causes.EVENTFUL, _eventful(columns, events)),
         (causes.URGENT, _rows(columns, critical)),
         (causes.PROFILE, _rows(columns, rewritten)),
     )
@@ -251,19 +251,11 @@ def _faded(before: Membership, after: Membership, renamed: Sequence[int]) -> lis
     return [row for index in lineages for row in after.members[index]]
 
 
-def _eventful(columns: Columns, membership: Membership, events: Sequence[Event]) -> list[int]:
-    """Rows that take part in an event or stand beside one who does; an event of nobody concerns everybody."""
-    rows: list[int] = []
-    for event in events:
-        if not event.actor and not event.target:
-            return list(range(len(columns)))
-        for who in (event.actor, event.target):
-            if who in columns.index:
-                row = columns.index[who]
-                rows.append(row)
-                if membership.of[row] >= 0:
-                    rows += membership.members[int(membership.of[row])]
-    return rows
+def _eventful(columns: Columns, events: Sequence[Event]) -> list[int]:
+    """Rows of NPCs that witnessed an event; one of nobody concerns everybody."""
+    if any(not (event.actor or event.target) for event in events):
+        return list(range(len(columns)))
+    return _rows(columns, (npc for event in events for npc in event.witnesses))
 
 
 def _rows(columns: Columns, ids: Iterable[str]) -> list[int]:

@@ -270,14 +270,6 @@ def _nearby(document: Document, row: int) -> tuple[Nearby, ...]:
 
 
 def _events(document: Document, row: int) -> tuple[Event, ...]:
-    """Recent events that the NPC takes part in or could witness where it stands now."""
-    columns, membership = document.columns, document.membership
-    lineage = int(membership.of[row])
-    around = {columns.ids[row]}
-    if lineage >= 0:
-        around |= {columns.ids[member] for member in membership.members[lineage]}
-    return tuple(
-        event
-        for event in document.events
-        if event.actor in around or event.target in around or not (event.actor or event.target)
-    )
+    """Recent events that the NPC took part in or witnessed where it stood then, and those of nobody."""
+    npc = document.columns.ids[row]
+    return tuple(event for event in document.events if npc in event.witnesses or not (event.actor or event.target))

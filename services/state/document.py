@@ -193,8 +193,10 @@ def commit(
             revision=revision, at_ms=at_ms, tick=tick, revival_ms=rules.revival_ms,
         )  # fmt: skip
     seen, told = unheard(document.seen, entry.events) if entry.events else (document.seen, [])
-    events = tuple(replace(event, revision=revision) for event in told)
     after = Moment(columns, membership, draft.observed)
+    events = tuple(
+        replace(event, revision=revision, witnesses=_witnesses(event, document.moment, after)) for event in told
+    )
     situation, cause = situations.settle(
         document.situation,
         merge,
@@ -290,6 +292,20 @@ def _combat(columns: Columns, situation: Situation, cause: Causes, revision: int
         Combat(revision, columns.ids[row], bool(situation.fighting_until[row]))
         for row in np.flatnonzero((cause & causes.COMBAT > 0) & (columns.kinds == NPC)).tolist()
     )
+
+
+def _witnesses(event: Event, before: Moment, after: Moment) -> tuple[str, ...]:
+    """NPCs that take part or stand beside who does; beside where somebody stood who is gone with this snapshot."""
+    found: set[str] = set()
+    for who in (event.actor, event.target):
+        moment = after if who in after.columns.index else before
+        columns, membership = moment.columns, moment.membership
+        row = columns.index.get(who)
+        if row is not None:
+            lineage = int(membership.of[row])
+            around = membership.members[lineage] if lineage >= 0 else (row,)
+            found.update(columns.ids[one] for one in around if columns.kinds[one] == NPC)
+    return tuple(sorted(found))
 
 
 def _struck(columns: Columns, events: tuple[Event, ...]) -> Mask:

@@ -12,7 +12,10 @@ REMEMBERED = 2048
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One event as the game tells it; `revision` is the one that brought it, `data` a JSON object or empty."""
+    """One event as the game tells it; `revision` is the one that brought it, `data` a JSON object or empty.
+
+    witnesses: ids of the NPCs that took part or were within earshot of who did, then; of an event of nobody it is all.
+    """
 
     id: str
     type: str
@@ -22,6 +25,7 @@ class Event:
     data: bytes
     at_ms: int
     revision: int = 0
+    witnesses: tuple[str, ...] = ()
 
 
 def digest(event: Event) -> int:

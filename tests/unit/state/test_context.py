@@ -272,6 +272,34 @@ class TestEvents:
             assert [e.id for e in answer.events] == ["e2"]
             assert [e.id for e in (await room.context("pete")).recent_events] == ["e0", "e1", "e2"]
 
+    async def test_an_npc_remembers_what_it_witnessed_and_nothing_else(self) -> None:
+        far, near = {"mara": (NPC, 100, 0)}, {"mara": (NPC, 3, 0)}
+
+        async def remembered(room: Room, npc: str) -> list[str]:
+            return [event.id for event in (await room.context(npc)).recent_events]
+
+        async with running() as room:
+            await room.snapshot(PAIR | far)
+            await room.snapshot(
+                PAIR | far,
+                events=[
+                    type_pb2.GameEvent(id="trade", type="trade", actor_id="ann"),
+                    type_pb2.GameEvent(id="rain", type="rain"),
+                ],
+            )
+            assert (await remembered(room, "pete"), await remembered(room, "mara")) == (["trade", "rain"], ["rain"])
+            # Who comes later was not there; who goes away was.
+            await room.snapshot(PAIR | near)
+            assert await remembered(room, "mara") == ["rain"]
+            await room.snapshot({"pete": (NPC, 200, 0), "mara": (NPC, 3, 0), "ann": (PLAYER, 5, 0)})
+            assert await remembered(room, "pete") == ["trade", "rain"]
+            # The one who takes part may be gone with the snapshot that tells of it.
+            gone = [type_pb2.GameEvent(id="left", type="player_left", actor_id="ann")]
+            revision = (await room.snapshot({"pete": (NPC, 200, 0), "mara": (NPC, 3, 0)}, events=gone)).revision
+            assert await remembered(room, "mara") == ["rain", "left"]
+            assert await remembered(room, "pete") == ["trade", "rain"]
+            assert (await room.context("mara")).events_revision == revision
+
     async def test_without_ids_content_tells_them_apart(self) -> None:
         async with running() as room:
             one = type_pb2.GameEvent(type="cheer", actor_id="pete", at_ms=1)
