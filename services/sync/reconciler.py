@@ -34,7 +34,7 @@ from services.sync.summary import Summaries
 # Time for one reconciliation in the background; for the writes in it.
 WORK_S, WRITE_S = 15.0, 5.0
 # Slots beyond its own that only the high lane may take.
-RESERVE = 2
+RESERVE = 1
 # While requests keep the loop busy, what is due waits so long: turns write what they need by themselves.
 PUT_OFF_S = 1.0
 RETRY_MIN_S, RETRY_MAX_S = 0.5, 20.0
@@ -78,8 +78,9 @@ class Reconciler:
         self._lanes: Lanes[Key] = Lanes()
         self._wake = asyncio.Event()
         self._in_flight = 0
-        # Half of what a runtime takes at a time: a turn finds room, and what was let go is not queued behind its like.
-        self._slots = max(settings.runtime_concurrency // 2, 1)
+        # A quarter of what a runtime takes at a time: turns find room, and what was let go is soon confirmed instead of
+        # waiting in the server behind its like.
+        self._slots = max(settings.runtime_concurrency // 4, 1)
 
     # -- the feed --------------------------------------------------------------------------------------------------
 

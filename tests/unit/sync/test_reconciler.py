@@ -429,7 +429,7 @@ async def test_concurrency_stays_within_the_setting() -> None:
         assert runtime.most_in_flight <= 3
 
 
-async def test_the_background_takes_half_of_a_runtime_and_urgent_news_two_places_more() -> None:
+async def test_the_background_takes_a_quarter_of_a_runtime_and_urgent_news_one_place_more() -> None:
     runtime, npcs = FakeRuntime(), [f"npc{number}" for number in range(30)]
     async with room(runtime, runtime_concurrency=8, schedule="documented") as sync:
         for npc in npcs:
@@ -439,11 +439,11 @@ async def test_the_background_takes_half_of_a_runtime_and_urgent_news_two_places
         for npc in npcs:
             sync.state.put(npc, place="the Mill")
         await asyncio.sleep(20)
-        assert runtime.most_in_flight == 4
+        assert runtime.most_in_flight == 2
         for npc in npcs:
             sync.state.put(npc, lane=HIGH, place="the Harbour")
         await asyncio.sleep(20)
-        assert runtime.most_in_flight == 6
+        assert runtime.most_in_flight == 3
         assert all("the Harbour" in agent.blocks["situation"] for agent in runtime.agents.values())
 
 
