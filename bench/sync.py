@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench import aggregation, letta_sync
+from bench import aggregation, burden, letta_sync
 from bench.catalogue import Options, progress
 from bench.rehearsal import Outcome, Rehearsal
 from bench.result import Result
@@ -51,7 +51,8 @@ def run(options: Options) -> list[dict[str, Any]]:
         progress(f"sync: {name}, relaxed, exchanges of {EXCHANGE} lines, {seconds / 2:g} virtual seconds")
         relaxed.append(rehearse(name, "lazy", seconds / 2, exchange=EXCHANGE, freshness="relaxed"))
     ages = [stale(f"relaxed, exchanges of {EXCHANGE} lines", relaxed)]
-    every = [*results(found["lazy"], found["documented"], exchanges), *ages, *aggregation.run(), *letta_sync.run()]
+    every = [*results(found["lazy"], found["documented"], exchanges), *ages]
+    every += [*burden.run(), *aggregation.run(), *letta_sync.run()]
     return [result.record() for result in every]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 
 from services.common import tracing
@@ -25,6 +26,7 @@ from services.sync.context import Context, Key
 from services.sync.crew import Crew
 from services.sync.reader import Change, StateReader
 from services.sync.routing.endpoint import Tripped
+from services.sync.routing.gate import Gate
 from services.sync.runtimes.port import RuntimeFault
 from services.sync.schedule.due import Lane, due_at, schedules
 from services.sync.schedule.lanes import Lanes
@@ -34,7 +36,9 @@ from services.sync.summary import Summaries
 # Time for one reconciliation in the background; for the writes in it.
 WORK_S, WRITE_S = 15.0, 5.0
 # Slots beyond its own that only the high lane may take.
-RESERVE = 1
+RESERVE = 2
+# Urgent writes of one world at a time, of those within its budget: more only wait for each other in the server.
+TOGETHER = 2
 # While requests keep the loop busy, what is due waits so long: turns write what they need by themselves.
 PUT_OFF_S = 1.0
 RETRY_MIN_S, RETRY_MAX_S = 0.5, 20.0
@@ -78,9 +82,9 @@ class Reconciler:
         self._lanes: Lanes[Key] = Lanes()
         self._wake = asyncio.Event()
         self._in_flight = 0
-        # A quarter of what a runtime takes at a time: turns find room, and what was let go is soon confirmed instead of
-        # waiting in the server behind its like.
-        self._slots = max(settings.runtime_concurrency // 4, 1)
+        # Half of what a runtime takes at a time, so that a turn finds room.
+        self._slots = max(settings.runtime_concurrency // 2, 1)
+        self._storms: dict[tuple[str, str], Gate] = {}
 
     # -- the feed --------------------------------------------------------------------------------------------------
 
@@ -277,11 +281,16 @@ class Reconciler:
         wanted = desired if made or force or distrust or not paced else self._hurried(entry, desired)
         # Who asked for it said how long it may take; in the background a server that hangs is left sooner.
         timeout = max(min(deadline - _now(), WRITE_S if paced else timeout), 0.001)
-        written = await self.agents.bring(entry, agent, context, wanted, lane=lane, timeout=timeout, force=force)
+        async with self._place(entry, deadline) if paced_now else nullcontext():
+            written = await self.agents.bring(entry, agent, context, wanted, lane=lane, timeout=timeout, force=force)
         if written.fault is not None:
             raise written.fault
         self.confirm(entry, context, desired)
         return Outcome(desired, agent, written.labels)
+
+    def _place(self, entry: Entry, deadline: float) -> AbstractAsyncContextManager[None]:
+        """One of the places for urgent writes of its world. Raises TimedOut without effect."""
+        return self._storms.setdefault(entry.world, Gate(TOGETHER)).slot(Lane.HIGH, max(deadline - _now(), 0.001))
 
     def _admit(self, entry: Entry, news: Urgency) -> bool:
         """Whether what is urgent goes out now; its world's budget may be spent."""
@@ -362,6 +371,7 @@ class Reconciler:
     async def release(self, key: Key) -> None:
         """The NPC's world closed."""
         self._lanes.drop(key)
+        self._storms.pop((key.tenant, key.world), None)
         if self._budget is not None:
             self._budget.forget((key.tenant, key.world))
         await self.agents.release(key)
