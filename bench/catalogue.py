@@ -24,6 +24,7 @@ BENCHES: Mapping[str, str] = {
     "chat": "bench.chat",
     "telemetry": "bench.telemetry",
     "recall": "bench.recall",
+    "scale": "bench.scale",
 }
 
 

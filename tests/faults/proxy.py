@@ -115,6 +115,8 @@ class Proxy:
         with suppress(OSError):
             while chunk := await reader.read(CHUNK):
                 await self._wait(len(chunk))
+                if writer.is_closing():
+                    return
                 writer.write(chunk)
                 await writer.drain()
                 self.passed += len(chunk)

@@ -12,7 +12,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -49,6 +49,7 @@ class Rounds:
     data: Path
     topology: str
     rng: random.Random
+    tell: Callable[[Round], None] = lambda _: None
     wrong: list[str] = field(default_factory=list)
 
     def play(self, points: Sequence[str]) -> list[Round]:
@@ -60,6 +61,7 @@ class Rounds:
             with Troupe([stack.url], WRITERS, pace_s=0.15) as troupe:
                 for number, point in enumerate(points):
                     played.append(self._round(stack, troupe, point, number))
+                    self.tell(played[-1])
                 stack.extra = {}
                 stack.start()
                 troupe.wait_for(LOAD)
@@ -79,9 +81,10 @@ class Rounds:
             stack.extra = {}
         fell = self._up(stack, point)
         ready_s = time.monotonic() - began
-        if not fell:
+        if point:
+            fell = fell or self._dies(stack, target)
+        else:
             troupe.wait_for(LOAD + self.rng.randrange(LOAD))
-            fell = bool(point) and self._dies(stack, target)
         acknowledged = troupe.history.acknowledged() - before
         if stack.processes[target].poll() is None:
             stack.processes[target].kill()
@@ -119,7 +122,9 @@ def main() -> int:
     first = sorted(POINTS, key=lambda point: point != "sync.embodied")
     points = (first + [rng.choice([*POINTS, "", ""]) for _ in range(options.rounds)])[: options.rounds]
     with tempfile.TemporaryDirectory() as folder:
-        rounds = Rounds(Path(folder) / "data", options.topology, rng)
+        rounds = Rounds(
+            Path(folder) / "data", options.topology, rng, lambda one: print(one, file=sys.stderr, flush=True)
+        )
         played = rounds.play(points)
     counted = [one for one in played if one.acknowledged >= LOAD]
     fell, writes = sum(one.fell for one in played), sum(one.acknowledged for one in played)

@@ -54,6 +54,8 @@ FAULT_S = 10.0
 LOOK_S = 5.0
 # Seconds that a game server lives.
 LIVES = (15.0, 40.0)
+# Rows that are kept for a day whatever the settings: turns that were answered, so that none is executed twice.
+DAY_LONG = {"sync.intent"}
 # Of the run; what comes before is filling.
 WARM = 0.4
 
@@ -70,6 +72,7 @@ class Look:
     series: int
     rows: int
     files: int
+    tables: dict[str, int]
 
 
 @dataclass
@@ -154,7 +157,7 @@ def look(at: float, process: int, metrics: str, data: Path) -> Look:
     status = Path(f"/proc/{process}/status").read_text()
     samples = [line for line in metrics.splitlines() if line and not line.startswith("#")]
     tasks = next((float(line.split()[-1]) for line in samples if line.startswith("earshot_loop_tasks ")), 0.0)
-    stores = list(data.glob("*.db"))
+    tables = {f"{store.stem}.{name}": rows for store in data.glob("*.db") for name, rows in _tables(store).items()}
     return Look(
         at,
         memory=_field(status, "VmRSS") * 1024,
@@ -162,8 +165,9 @@ def look(at: float, process: int, metrics: str, data: Path) -> Look:
         descriptors=len(list(Path(f"/proc/{process}/fd").iterdir())),
         threads=_field(status, "Threads"),
         series=len(samples),
-        rows=sum(map(_rows, stores)),
+        rows=sum(rows for table, rows in tables.items() if table not in DAY_LONG),
         files=sum(file.stat().st_size for file in data.glob("*.db*")),
+        tables=tables,
     )
 
 
@@ -171,16 +175,12 @@ def _field(status: str, name: str) -> int:
     return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{name}:"))
 
 
-def _rows(store: Path) -> int:
-    """Rows of all tables of a store, counted beside whoever writes it."""
+def _tables(store: Path) -> dict[str, int]:
+    """Rows of every table of a store, counted beside whoever writes it."""
+    plain = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'"
     with contextlib.closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True, timeout=10)) as db:
-        names = [
-            name
-            for (name,) in db.execute(
-                "SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'"
-            )
-        ]
-        return sum(int(db.execute(f"SELECT count(*) FROM '{name}'").fetchone()[0]) for name in names)
+        names = [name for (name,) in db.execute(plain)]
+        return {name: int(db.execute(f"SELECT count(*) FROM '{name}'").fetchone()[0]) for name in names}
 
 
 def slope(looks: Sequence[Look], what: str) -> float:
@@ -221,6 +221,10 @@ def main() -> int:
             f"{what:12} {first:>12} at first, {last:>12} at last; "
             f"{slope(soak.looks, what):+8.2%} an hour, x{grown(soak.looks, what):.3f} since the warm-up"
         )
+    warm = next(one for one in soak.looks if one.at >= WARM * soak.looks[-1].at)
+    for table, rows in sorted(soak.looks[-1].tables.items()):
+        if rows > warm.tables.get(table, 0) + 20:
+            print(f"  {table}: {warm.tables.get(table, 0)} rows after the warm-up, {rows} at last")
     for line in soak.wrong:
         print(f"IMPOSSIBLE: {line}")
     print(json.dumps([[round(one.at), one.memory, one.tasks, one.rows, one.files] for one in soak.looks[::6]]))

@@ -1,0 +1,175 @@
+"""`earshot bench scale`: what one game server costs each process, in processor time, memory and bytes on the disk.
+
+Earshot runs as the rooms are spread over machines: edge, state with cluster, sync, chat. Differences of processor time
+over a known number of snapshots, polls and lines are taken, so what the load generator needs is not in them, and a busy
+machine changes them little. `python -m bench.capacity --measure` keeps them and makes docs/capacity.md of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from bench import crowd
+from bench.catalogue import Options, progress
+from bench.hall import Hall, Model
+from bench.result import Result
+from bench.target import Command, Target, cpu_seconds, earshot, free_ports, resident_bytes
+
+ROOMS = ("edge", "state", "sync", "chat", "another edge")
+PROCESSES = ("edge", "state,cluster", "sync", "chat")
+WORLDS, FRAMES = 32, 8
+SNAPSHOTS, POLLS, LINES, MORE_WORLDS = 800, 2000, 240, 200
+TABLES = 4
+AT_ONCE = 8
+SETTLE_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """What processes have used so far: processor seconds, resident bytes, bytes written, by room."""
+
+    cpu: tuple[float, ...]
+    memory: tuple[int, ...]
+    written: tuple[int, ...]
+
+
+def run(options: Options) -> list[dict[str, Any]]:
+    """Costs of one operation, by room."""
+    with tempfile.TemporaryDirectory() as folder:
+        return asyncio.run(_measured(Path(folder), options.rounds or 1))
+
+
+async def _measured(folder: Path, rounds: int) -> list[dict[str, Any]]:
+    limits = httpx.Limits(max_connections=64)
+    async with Model(20.0) as model, httpx.AsyncClient(limits=limits, timeout=30, trust_env=False) as client:
+        target = earshot("scale", folder, *PROCESSES, environment=_settings(model))
+        # An edge that nobody calls: what it does is what every edge is told.
+        (port,) = free_ports(1)
+        edge = target.commands[0]
+        apart = {"EARSHOT_LISTEN": f"127.0.0.1:{port}", "EARSHOT_DATA": str(folder / "another")}
+        target.commands = [*target.commands, Command(edge.arguments, {**edge.environment, **apart})]
+        await asyncio.to_thread(target.start, folder)
+        try:
+            return await _costs(target, client, model, rounds)
+        finally:
+            await asyncio.to_thread(target.stop)
+
+
+def _settings(model: Model) -> dict[str, str]:
+    return {
+        "EARSHOT_RUNTIMES": "openai",
+        "EARSHOT_OPENAI_BASE_URL": model.base_url,
+        "EARSHOT_OPENAI_API_KEY": "unused",
+        "EARSHOT_GREETINGS": "false",
+        "EARSHOT_LAG_MAX_S": "5",
+        "EARSHOT_SNAPSHOT_DEADLINE_S": "20",
+    }
+
+
+async def _costs(target: Target, client: httpx.AsyncClient, model: Model, rounds: int) -> list[dict[str, Any]]:
+    base = f"http://127.0.0.1:{target.port}"
+    bodies = [crowd.frames(world, FRAMES) for world in range(WORLDS)]
+
+    async def snapshot(number: int) -> None:
+        body = bodies[number % WORLDS][number // WORLDS % FRAMES]
+        (await client.post(f"{base}/v1/snapshots", content=body)).raise_for_status()
+
+    async def poll(number: int) -> None:
+        query = {"world": crowd.world_name(number % WORLDS), "cursor": 1 << 40, "hold": 0}
+        (await client.get(f"{base}/v1/events", params=query)).raise_for_status()
+
+    hall = Hall(base, WORLDS, TABLES)
+
+    async def talk(_: int) -> None:
+        await hall.alone(client, LINES)
+
+    progress(f"scale: {WORLDS} worlds of 80 entities open")
+    await _times(snapshot, 2 * WORLDS)
+    records = []
+    for what, work, count, unit in (
+        ("a snapshot of 80 entities", snapshot, SNAPSHOTS * rounds, SNAPSHOTS * rounds),
+        ("an empty poll", poll, POLLS * rounds, POLLS * rounds),
+    ):
+        progress(f"scale: {count} times {what}")
+        records += _shares(what, await _used(target, work, count), unit)
+    await hall.open(client)
+    await hall.greet(client)
+    asked = len(model.asked)
+    progress(f"scale: {LINES} lines to NPCs by name")
+    records += _shares("a line and its turn", await _used(target, talk, 1), LINES)
+    records.append(
+        Result("model calls a line, to an NPC by name", (len(model.asked) - asked) / LINES, "calls").record()
+    )
+    progress(f"scale: {MORE_WORLDS} more worlds")
+    return records + await _memory(target, client, base)
+
+
+async def _used(target: Target, work: Callable[[int], Awaitable[None]], count: int) -> Use:
+    await asyncio.to_thread(target.settle, SETTLE_S)
+    before = _use(target)
+    await _times(work, count)
+    # What is done about them after the answers is part of what they cost.
+    await asyncio.to_thread(target.settle, SETTLE_S)
+    after = _use(target)
+    return Use(
+        tuple(late - early for early, late in zip(before.cpu, after.cpu, strict=True)),
+        tuple(late - early for early, late in zip(before.memory, after.memory, strict=True)),
+        tuple(late - early for early, late in zip(before.written, after.written, strict=True)),
+    )
+
+
+async def _times(work: Callable[[int], Awaitable[None]], count: int) -> None:
+    """So often, AT_ONCE at a time; no world twice at once."""
+    numbers = iter(range(count))
+
+    async def some() -> None:
+        for number in numbers:
+            await work(number)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(AT_ONCE, count)):
+            group.create_task(some())
+
+
+def _use(target: Target) -> Use:
+    pids = target.pids
+    return Use(tuple(map(cpu_seconds, pids)), tuple(map(resident_bytes, pids)), tuple(map(_written_bytes, pids)))
+
+
+def _written_bytes(pid: int) -> int:
+    """What a process gave to be written; 0 where the system does not say."""
+    try:
+        lines = Path(f"/proc/{pid}/io").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
+
+
+def _shares(what: str, used: Use, count: int) -> list[dict[str, Any]]:
+    records = [
+        Result(f"{what}: {room}", 1e6 * cpu / count, "us CPU", better="less").record()
+        for room, cpu in zip(ROOMS, used.cpu, strict=True)
+    ]
+    written = sum(used.written) / count / 1024
+    return [*records, Result(f"{what}: written", written, "KiB", better="less").record()]
+
+
+async def _memory(target: Target, client: httpx.AsyncClient, base: str) -> list[dict[str, Any]]:
+    body = crowd.frames(0, 1)[0]
+    before = _use(target)
+    for number in range(MORE_WORLDS):
+        told = crowd.retold(body, WORLDS + number)
+        (await client.post(f"{base}/v1/snapshots", content=told)).raise_for_status()
+    await asyncio.to_thread(target.settle, SETTLE_S)
+    after = _use(target)
+    return [
+        Result(f"a world of 80 entities: {room}", (late - early) / MORE_WORLDS / 1024, "KiB", better="less").record()
+        for room, early, late in zip(ROOMS, before.memory, after.memory, strict=True)
+    ]
