@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
 
-.PHONY: run test check setup setup-dev proto lock format letta bench soak reference roblox test-letta test-luau test-browser fuzz clean
+.PHONY: run test check setup setup-dev proto lock format letta bench soak capacity reference roblox test-letta test-luau test-browser fuzz clean
 
 run: setup ## start every service with the tavern demo
 	@$(BIN)/earshot up --demo
@@ -43,9 +43,16 @@ roblox: ## the Roblox module as one file for Studio: Earshot.rbxmx
 bench: setup-dev ## every bench beside its peers (about 15 minutes): docs/benchmarks.md, and what became worse
 	@$(BIN)/python -m bench.everything
 
-soak: setup-dev ## ten minutes of 1,000 conversations in 100 worlds, and 10,000 random schedules against the floor
+SOAK_MINUTES ?= 60
+soak: setup-dev ## an hour of churn and faults, a hundred kills, 1,000 conversations, 10,000 schedules of the floor (2 h)
+	@$(BIN)/python -m tests.faults.soak --minutes $(SOAK_MINUTES)
+	@$(BIN)/python -m tests.faults.rounds --rounds 100
+	@$(BIN)/python -m tests.faults.rounds --rounds 25 --topology split
 	@$(BIN)/earshot bench chat --seconds 600
 	@$(BIN)/python -m bench.turns.schedules
+
+capacity: setup-dev ## docs/capacity.md from the committed costs (MEASURE=--measure: measured anew)
+	@$(BIN)/python -m bench.capacity $(MEASURE)
 
 setup: $(VENV)/.runtime
 setup-dev: $(VENV)/.dev

@@ -27,6 +27,8 @@ PAGE = ROOT / "docs" / "capacity.md"
 SNAPSHOTS_PER_MINUTE, POLLS_PER_MINUTE, LINES_PER_MINUTE = 24.0, 60.0, 6.0
 # Of a core, so that the 99th percentile stays near the median.
 FILLED = 0.6
+# Of a core of every edge, for what it is told of the others' worlds: a cell of the fleet is as large as that allows.
+TOLD = 0.15
 # A model's answer, and tokens of a call with 1,500 of history.
 MODEL_S, TOKENS = 2.0, 2200
 # Between processes of one data centre, and a commit that is flushed to a disk or by Redis.
@@ -46,7 +48,8 @@ class Costs:
     snapshot: Mapping[str, float]
     poll: Mapping[str, float]
     line: Mapping[str, float]
-    told: float
+    # What an edge that nobody calls does about one snapshot and one line at another.
+    told: Mapping[str, float]
     calls: float
     world_kib: Mapping[str, float]
     written_kib: Mapping[str, float]
@@ -59,6 +62,11 @@ class Costs:
             + self.poll[room] * POLLS_PER_MINUTE
             + self.line[room] * LINES_PER_MINUTE
         )
+
+    @property
+    def told_per_minute(self) -> float:
+        """Processor microseconds a minute that one busy game server costs every edge."""
+        return self.told["snapshot"] * SNAPSHOTS_PER_MINUTE + self.told["line"] * LINES_PER_MINUTE
 
     def cores(self, room: str, servers: int) -> float:
         return self.per_minute(room) * servers / 60e6
@@ -75,8 +83,11 @@ def costs(report: Mapping[str, Any]) -> Costs:
         snapshot=of("a snapshot of 80 entities"),
         poll=of("an empty poll"),
         line=of("a line and its turn"),
-        told=figures["a line and its turn: another edge"],
-        calls=figures["model calls a line"],
+        told={
+            "snapshot": figures["a snapshot of 80 entities: another edge"],
+            "line": figures["a line and its turn: another edge"],
+        },
+        calls=figures["model calls a line, to an NPC by name"],
         world_kib=of("a world of 80 entities"),
         written_kib={
             "snapshot": figures["a snapshot of 80 entities: written"],
@@ -102,6 +113,7 @@ def operations(cost: Costs) -> tuple[Operation, ...]:
                 Step("redis", Key.PARTITION, REDIS_US, COMMIT_US),
                 step("sync", cost.snapshot["sync"]),
                 step("chat", cost.snapshot["chat"]),
+                Step("edge", Key.EVERY, cost.told["snapshot"]),
             ),
         ),
         Operation("poll", POLLS_PER_MINUTE, (step("edge", cost.poll["edge"]), step("chat", cost.poll["chat"]))),
@@ -115,7 +127,7 @@ def operations(cost: Costs) -> tuple[Operation, ...]:
                 Step("redis", Key.PARTITION, 4 * REDIS_US, 2 * COMMIT_US),
                 step("state", cost.line["state"]),
                 step("sync", cost.line["sync"]),
-                Step("edge", Key.EVERY, cost.told),
+                Step("edge", Key.EVERY, cost.told["line"]),
             ),
         ),
     )
@@ -132,22 +144,30 @@ def copies(cost: Costs, servers: int) -> dict[str, int]:
         )
     )  # fmt: skip
     needed = {room: math.ceil(cost.cores(room, servers) / FILLED) for room in ROOMS if room != "edge"}
-    told = cost.told * LINES_PER_MINUTE / 60e6 * servers
-    edges = math.inf if told >= FILLED else math.ceil(cost.cores("edge", servers) / (FILLED - told))
+    told = cost.told_per_minute / 60e6 * servers
+    # Where what all edges are told fills them no number is enough; the simulation shows what comes of it.
+    needed["edge"] = math.ceil(cost.cores("edge", servers) / (FILLED - told if told < FILLED else FILLED))
     needed["redis"] = max(math.ceil(redis / FILLED), math.ceil(bytes_per_s / REDIS_BYTES_PER_S))
-    return {"edge": int(edges) if edges != math.inf else 0, **{name: max(one, 1) for name, one in needed.items()}}
+    return {name: max(needed[name], 1) for name in ("edge", "state", "sync", "chat", "redis")}
 
 
-def most_told(cost: Costs) -> int:
-    """Busy game servers at which what every edge is told of all others fills an edge."""
-    return math.floor(FILLED / (cost.told * LINES_PER_MINUTE / 60e6)) if cost.told else 0
+def cell(cost: Costs) -> int:
+    """Busy game servers of which what every edge is told takes TOLD of a core; a fleet without such work has one cell."""
+    return max(math.floor(TOLD * 60e6 / cost.told_per_minute / 100) * 100, 100) if cost.told_per_minute else 1 << 31
 
 
 def page(cost: Costs) -> str:
     """docs/capacity.md."""
+    ways = operations(cost)
     simulated = {
-        servers: simulate(operations(cost), copies(cost, servers), servers, SIMULATED_S) for servers in SIMULATED
+        f"{servers:,} in one": simulate(ways, copies(cost, servers), servers, SIMULATED_S) for servers in SIMULATED
     }
+    one = min(cell(cost), SIMULATED[-1])
+    cells = math.ceil(SIMULATED[-1] / one)
+    each = math.ceil(SIMULATED[-1] / cells)
+    simulated[f"{SIMULATED[-1]:,} in {cells} cells of {each:,}: one of them"] = simulate(
+        ways, copies(cost, each), each, SIMULATED_S
+    )
     return "\n".join(
         (
             *_head(cost),
@@ -193,8 +213,8 @@ def _costs(cost: Costs) -> Sequence[str]:
         row("a line and its turn", cost.line),
         row("a busy game server, milliseconds a minute", busy),
         "",
-        f"A line to an NPC by name asks a model {cost.calls:.2f} times. What one edge is told of a line at another: "
-        f"{cost.told:,.0f} us. A world holds {sum(cost.world_kib.values()):,.0f} KiB of memory; a snapshot writes "
+        f"A line to an NPC by name asks a model {cost.calls:.2f} times. An edge that nobody calls spends {cost.told['line']:,.0f} us "
+        f"on a line at another edge, {cost.told['snapshot']:,.0f} us on a snapshot. A world holds {sum(cost.world_kib.values()):,.0f} KiB of memory; a snapshot writes "
         f"{cost.written_kib['snapshot']:.1f} KiB to the disk, a line with its turn {cost.written_kib['line']:.1f} KiB.",
         "",
     )
@@ -218,35 +238,35 @@ def _machine(cost: Costs) -> Sequence[str]:
 def _fleets(cost: Costs) -> Sequence[str]:
     rows = []
     for servers in FLEETS:
-        need = copies(cost, servers)
+        cells = math.ceil(servers / cell(cost))
+        need = copies(cost, math.ceil(servers / cells))
         calls = servers * LINES_PER_MINUTE * cost.calls / 60
-        edges = f"{need['edge']:,}" if need["edge"] else "none suffice"
-        rows.append(
-            f"| {servers:,} | {edges} | {need['state']:,} | {need['sync']:,} | {need['chat']:,} | {need['redis']:,} | "
-            f"{calls:,.0f} | {calls * MODEL_S:,.0f} | {calls * TOKENS * 60 / 1e6:,.1f} |"
-        )
+        processes = " | ".join(f"{cells * count:,}" for count in need.values())
+        tokens = calls * TOKENS * 60 / 1e6
+        rows.append(f"| {servers:,} | {cells} | {processes} | {calls:,.0f} | {calls * MODEL_S:,.0f} | {tokens:,.1f} |")
     return (
         "## Computed: a fleet",
         "",
-        f"Processes at {FILLED:.0%} of a core each (state with cluster); Redis by its one thread "
-        f"({REDIS_US:g} us a write) and {REDIS_BYTES_PER_S / 1e6:g} MB/s of log. All game servers busy at once.",
+        f"Processes at {FILLED:.0%} of a core each (state with cluster); Redis by its one thread ({REDIS_US:g} us a write) and",
+        f"{REDIS_BYTES_PER_S / 1e6:g} MB/s of log. All game servers are busy at once. A cell is edges, rooms and a Redis of its own;",
+        "worlds never speak to each other, so cells share nothing and a game server belongs to one by its place or region.",
         "",
-        "| busy game servers | edge | state | sync | chat | Redis shards | model calls/s | at once "
-        f"({MODEL_S:g} s each) | million tokens/min |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| busy game servers | cells | edge | state | sync | chat | Redis shards | model calls/s | at once, "
+        f"{MODEL_S:g} s each | million tokens/min |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
         *rows,
         "",
     )
 
 
-def _simulation(cost: Costs, simulated: Mapping[int, Outcome]) -> Sequence[str]:
+def _simulation(cost: Costs, simulated: Mapping[str, Outcome]) -> Sequence[str]:
     rows = []
-    for servers, outcome in simulated.items():
+    for fleet, outcome in simulated.items():
         busiest = ", ".join(
             f"{name} {one.copies} x {one.busy:.0%} ({one.busiest:.0%})" for name, one in outcome.stations.items()
         )
         times = ", ".join(f"{name} {outcome.p50_ms[name]:.1f} / {outcome.p99_ms[name]:.1f}" for name in outcome.p50_ms)
-        rows.append(f"| {servers:,} | {busiest} | {times} |")
+        rows.append(f"| {fleet} | {busiest} | {times} |")
     shared = serialising(operations(cost))
     return (
         "## Simulated: does anything serialise?",
@@ -266,23 +286,23 @@ def _simulation(cost: Costs, simulated: Mapping[int, Outcome]) -> Sequence[str]:
 
 
 def _breaks(cost: Costs) -> Sequence[str]:
-    told = most_told(cost)
     room = max(ROOMS, key=cost.per_minute)
+    share = cost.per_minute(room) / sum(cost.per_minute(one) for one in ROOMS)
+    full = math.floor(FILLED * 60e6 / cost.told_per_minute) if cost.told_per_minute else 0
     return (
         "## What breaks first",
         "",
-        "1. **The model.** Calls at once and tokens a minute, in the table above: long before Earshot on any hosted plan. "
-        "`EARSHOT_DAILY_TOKENS`, more providers, and `EARSHOT_CALLS_PER_MESSAGE_MEAN` bound it ([runtimes](runtimes.md)).",
-        f"2. **{room.capitalize()}'s loop**, {cost.per_minute(room) / sum(cost.per_minute(one) for one in ROOMS):.0%} of a "
-        "game server's cost: one process uses one core. Add replicas (needs `EARSHOT_STORE`).",
-        "3. **The busiest replica**, before the mean: 256 partitions do not divide evenly; beyond some 64 replicas of a room "
-        "the busiest has twice the mean.",
-        f"4. **What every edge is told**: each edge hears of every line ({cost.told:,.0f} us), so that at "
-        f"{told:,} busy game servers more edges help no more. Split the fleet into cells before: game servers, edges, rooms and "
-        "a Redis of their own, by place or region. Nothing in Earshot speaks across worlds, so cells share nothing."
-        if told
-        else "4. **256 partitions**: no room can use more replicas than that.",
-        "5. **One Redis**: its thread, then its log's disk. Shards help: a partition's keys share one hash slot.",
+        "1. **The model.** Calls at once and tokens a minute, in the table above: on any hosted plan long before Earshot.",
+        "   `EARSHOT_DAILY_TOKENS`, more providers and `EARSHOT_CALLS_PER_MESSAGE_MEAN` bound it ([runtimes](runtimes.md)).",
+        f"2. **{room.capitalize()}'s loop**, {share:.0%} of what a game server costs: one process uses one core. Add replicas (`EARSHOT_STORE`).",
+        f"3. **The disk**: {cost.written_kib['snapshot']:,.0f} KiB a snapshot, {cost.written_kib['line']:,.0f} KiB a line and its turn, mostly whole pages of the write-ahead log.",
+        "4. **The busiest replica**, before the mean: 256 partitions do not divide evenly among many replicas of a room.",
+        f"5. **What every edge is told.** Each edge hears of every event of every world, so at {full:,} busy game servers in one cell"
+        " every edge would be full with it, however many there are. Cells, as above, are the way around; an edge that is told only of"
+        " the worlds that it serves would be the way out of it, and is not built."
+        if full
+        else "5. **256 partitions**: no room can use more replicas than that.",
+        "6. **One Redis**: its thread, then its log's disk. Shards help: a partition's keys share one hash slot.",
     )
 
 

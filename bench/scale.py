@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Awaitable, Callable
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ import httpx
 
 from bench import crowd
 from bench.catalogue import Options, progress
-from bench.hall import Hall, Model
+from bench.hall import Hall
 from bench.result import Result
 from bench.target import Command, Target, cpu_seconds, earshot, free_ports, resident_bytes
+from bench.wire import Client, Model
 
 ROOMS = ("edge", "state", "sync", "chat", "another edge")
 PROCESSES = ("edge", "state,cluster", "sync", "chat")
@@ -28,7 +30,9 @@ WORLDS, FRAMES = 32, 8
 SNAPSHOTS, POLLS, LINES, MORE_WORLDS = 800, 2000, 240, 200
 TABLES = 4
 AT_ONCE = 8
-SETTLE_S = 20.0
+SETTLE_S = 6.0
+SETTLE_FIRST_S = 30.0
+IDLE_S, IDLE_LOOKS = 3.0, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,44 +86,60 @@ async def _costs(target: Target, client: httpx.AsyncClient, model: Model, rounds
         (await client.post(f"{base}/v1/snapshots", content=body)).raise_for_status()
 
     async def poll(number: int) -> None:
-        query = {"world": crowd.world_name(number % WORLDS), "cursor": 1 << 40, "hold": 0}
-        (await client.get(f"{base}/v1/events", params=query)).raise_for_status()
+        query = f"world={crowd.world_name(number % WORLDS)}&cursor={1 << 40}&hold=0"
+        (await client.get(f"{base}/v1/events?{query}")).raise_for_status()
 
-    hall = Hall(base, WORLDS, TABLES)
+    speaker = Client(target.port)
+    hall = Hall(speaker, WORLDS, TABLES)
 
     async def talk(_: int) -> None:
-        await hall.alone(client, LINES)
+        await hall.alone(LINES)
 
     progress(f"scale: {WORLDS} worlds of 80 entities open")
     await _times(snapshot, 2 * WORLDS)
-    records = []
+    idle = await _idle(target)
+    records = [
+        Result(f"idle: {room}", 100 * share, "% of a core", better="less").record()
+        for room, share in zip(ROOMS, idle, strict=True)
+    ]
     for what, work, count, unit in (
         ("a snapshot of 80 entities", snapshot, SNAPSHOTS * rounds, SNAPSHOTS * rounds),
         ("an empty poll", poll, POLLS * rounds, POLLS * rounds),
     ):
         progress(f"scale: {count} times {what}")
-        records += _shares(what, await _used(target, work, count), unit)
-    await hall.open(client)
-    await hall.greet(client)
-    asked = len(model.asked)
+        records += _shares(what, await _used(target, idle, work, count), unit)
+    await hall.open()
+    await hall.greet()
+    asked = model.calls
     progress(f"scale: {LINES} lines to NPCs by name")
-    records += _shares("a line and its turn", await _used(target, talk, 1), LINES)
-    records.append(
-        Result("model calls a line, to an NPC by name", (len(model.asked) - asked) / LINES, "calls").record()
-    )
+    records += _shares("a line and its turn", await _used(target, idle, talk, 1), LINES)
+    records.append(Result("model calls a line, to an NPC by name", (model.calls - asked) / LINES, "calls").record())
+    speaker.close()
     progress(f"scale: {MORE_WORLDS} more worlds")
     return records + await _memory(target, client, base)
 
 
-async def _used(target: Target, work: Callable[[int], Awaitable[None]], count: int) -> Use:
+async def _idle(target: Target) -> tuple[float, ...]:
+    """Processor seconds a second that each process uses for nothing: the least of a few looks."""
+    await asyncio.to_thread(target.settle, SETTLE_FIRST_S)
+    looks = []
+    for _ in range(IDLE_LOOKS):
+        before = _use(target)
+        await asyncio.sleep(IDLE_S)
+        looks.append([(late - early) / IDLE_S for early, late in zip(before.cpu, _use(target).cpu, strict=True)])
+    return tuple(map(min, zip(*looks, strict=True)))
+
+
+async def _used(target: Target, idle: Sequence[float], work: Callable[[int], Awaitable[None]], count: int) -> Use:
     await asyncio.to_thread(target.settle, SETTLE_S)
-    before = _use(target)
+    before, began = _use(target), time.monotonic()
     await _times(work, count)
     # What is done about them after the answers is part of what they cost.
     await asyncio.to_thread(target.settle, SETTLE_S)
-    after = _use(target)
+    after, took = _use(target), time.monotonic() - began
+    spent = zip(before.cpu, after.cpu, idle, strict=True)
     return Use(
-        tuple(late - early for early, late in zip(before.cpu, after.cpu, strict=True)),
+        tuple(max(late - early - nothing * took, 0.0) for early, late, nothing in spent),
         tuple(late - early for early, late in zip(before.memory, after.memory, strict=True)),
         tuple(late - early for early, late in zip(before.written, after.written, strict=True)),
     )

@@ -8,6 +8,7 @@ all). Between stations an operation travels.
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -86,28 +87,25 @@ def simulate(
     free: dict[tuple[str, int], float] = {}
     work: dict[tuple[str, int], float] = {}
     times: dict[str, list[float]] = {operation.name: [] for operation in operations}
-    # (when it arrives, which operation, world, when it began), by the number of the step.
-    waiting = sorted(_arrivals(operations, worlds, seconds, rng))
-    longest = max(len(operation.steps) for operation in operations)
-    for number in range(longest):
-        later = []
-        for at, index, world, began in waiting:
-            steps = operations[index].steps
-            step = steps[number]
-            if step.key is Key.EVERY:
-                end = at
-            else:
-                place = (step.station, _copy(step, copies, world, rng))
-                # What a copy is told of everybody else's takes its share of every second.
-                served = step.us / 1e6 / max(1.0 - told.get(step.station, 0.0), 1e-3)
-                end = max(at, free.get(place, 0.0)) + served
-                free[place] = end
-                work[place] = work.get(place, 0.0) + step.us / 1e6
-            if number + 1 < len(steps):
-                later.append((end + step.travel_us / 1e6, index, world, began))
-            else:
-                times[operations[index].name].append((end - began) * 1e3)
-        waiting = sorted(later)
+    # (when it arrives, which operation, world, which step, when it began): stations serve in the order of arrival.
+    waiting = [(at, index, world, 0, at) for at, index, world in _arrivals(operations, worlds, seconds, rng)]
+    heapq.heapify(waiting)
+    while waiting:
+        at, index, world, number, began = heapq.heappop(waiting)
+        steps = operations[index].steps
+        step = steps[number]
+        end = at
+        if step.key is not Key.EVERY:
+            place = (step.station, _copy(step, copies, world, rng))
+            # What a copy is told of everybody else's takes its share of every second.
+            served = step.us / 1e6 / max(1.0 - told.get(step.station, 0.0), 1e-3)
+            end = max(at, free.get(place, 0.0)) + served
+            free[place] = end
+            work[place] = work.get(place, 0.0) + step.us / 1e6
+        if number + 1 < len(steps):
+            heapq.heappush(waiting, (end + step.travel_us / 1e6, index, world, number + 1, began))
+        else:
+            times[operations[index].name].append((end - began) * 1e3)
     stations = {
         name: _station(name, work, copies, seconds, told.get(name, 0.0)) for name in sorted({one for one, _ in work})
     }
@@ -121,7 +119,7 @@ def simulate(
 
 def _arrivals(
     operations: Sequence[Operation], worlds: int, seconds: float, rng: random.Random
-) -> Iterator[tuple[float, int, int, float]]:
+) -> Iterator[tuple[float, int, int]]:
     """Each game server on its own beat, begun at a random moment, a fifth early or late."""
     for index, operation in enumerate(operations):
         if not operation.per_minute:
@@ -130,7 +128,7 @@ def _arrivals(
         for world in range(worlds):
             at = rng.random() * period
             while at < seconds:
-                yield at, index, world, at
+                yield at, index, world
                 at += period * rng.uniform(0.8, 1.2)
 
 

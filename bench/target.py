@@ -15,7 +15,7 @@ from pathlib import Path
 from bench import crowd
 
 ROOT = Path(__file__).parents[1]
-START_S = 60.0
+START_S = 180.0
 STOP_S = 20.0
 SETTLE_STEP_S = 0.5
 IDLE_SHARE = 0.08

@@ -20,7 +20,7 @@ from typing import Any
 
 import httpx
 
-START_S = 90.0
+START_S = 240.0
 STOP_S = 15.0
 ROOT = Path(__file__).parents[2]
 SPLIT = (("cluster",), ("state",), ("sync",), ("chat",), ("edge",))

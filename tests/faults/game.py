@@ -24,7 +24,7 @@ NPCS = ("mara", "brom")
 BEACON = "beacon"
 TIMEOUT_S = 5.0
 RETRY_S = 0.5
-LOOK_S = 60.0
+LOOK_S = 240.0
 # A log of which nothing is kept.
 EVERYTHING = 1 << 63
 
@@ -217,7 +217,7 @@ class Troupe:
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(60)
+        self._thread.join(120)
         assert not self._thread.is_alive(), "the games did not stop"
         if self._failure is not None:
             raise self._failure

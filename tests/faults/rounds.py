@@ -26,9 +26,11 @@ WRITERS = 32
 # Acknowledged writes of a round that counts.
 LOAD = 40
 # How long a process may live on before it is killed wherever it is.
-LIFE_S = 120.0
+LIFE_S = 300.0
 # How often a point is passed before the process dies there; others: after some load.
 PASSED = {"sync.embodied": (8, 20), "opening.claimed": (1, 2), "checkpoint.begun": (20, 40), "sync.confirmed": (1, 4)}
+# Sync and chat's turns pass theirs less often than state its own.
+SELDOM = (15, 40)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,8 @@ class Rounds:
         names = list(stack.processes)
         target = names[number % len(names)]
         if point:
-            target = arm(stack, point, self.rng.randrange(*PASSED.get(point, (60, 150))))
+            often = (60, 150) if point.startswith(("state", "edge", "transaction")) else SELDOM
+            target = arm(stack, point, self.rng.randrange(*PASSED.get(point, often)))
             if stack.processes[target].poll() is None:
                 stack.kill(target)
         else:

@@ -203,6 +203,8 @@ def grown(looks: Sequence[Look], what: str) -> float:
 
 
 COUNTED = ("tasks", "descriptors", "threads", "series", "rows")
+# Of an hour's run: growth an hour of memory, and of what must not grow at all, between the first and the last of it.
+MEMORY_AN_HOUR, GROWN = 0.01, 1.1
 
 
 def main() -> int:
@@ -215,20 +217,21 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         soak.run(Path(folder))
     print(f"{options.minutes:g} minutes: {soak.lived} game servers lived, {soak.acknowledged} writes acknowledged")
+    missed = list(soak.wrong)
     for what in ("memory", *COUNTED, "files"):
         first, last = getattr(soak.looks[0], what), getattr(soak.looks[-1], what)
-        print(
-            f"{what:12} {first:>12} at first, {last:>12} at last; "
-            f"{slope(soak.looks, what):+8.2%} an hour, x{grown(soak.looks, what):.3f} since the warm-up"
-        )
+        an_hour, times = slope(soak.looks, what), grown(soak.looks, what)
+        print(f"{what:12} {first:>12} at first, {last:>12} at last; {an_hour:+8.2%} an hour, x{times:.3f} when warm")
+        if an_hour >= MEMORY_AN_HOUR if what == "memory" else what in COUNTED and times > GROWN:
+            missed.append(f"{what} grows")
     warm = next(one for one in soak.looks if one.at >= WARM * soak.looks[-1].at)
     for table, rows in sorted(soak.looks[-1].tables.items()):
         if rows > warm.tables.get(table, 0) + 20:
             print(f"  {table}: {warm.tables.get(table, 0)} rows after the warm-up, {rows} at last")
-    for line in soak.wrong:
-        print(f"IMPOSSIBLE: {line}")
+    for line in missed:
+        print(f"MISSED: {line}")
     print(json.dumps([[round(one.at), one.memory, one.tasks, one.rows, one.files] for one in soak.looks[::6]]))
-    return 1 if soak.wrong else 0
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":

@@ -61,9 +61,10 @@ def test_more_processes_as_the_fleet_grows() -> None:
         counts = [need[room] for need in needed]
         assert counts == sorted(counts)
         assert counts[-1] == pytest.approx(cost.cores(room, 10_000) / capacity.FILLED, abs=1)
-    silent = replace(cost, told=0.0)
-    assert capacity.most_told(silent) == 0
+    silent = replace(cost, told={"snapshot": 0.0, "line": 0.0})
+    assert capacity.cell(silent) > 1_000_000
     assert serialising(capacity.operations(silent)) == []
+    assert capacity.cell(replace(cost, told={"snapshot": 0.0, "line": 1500.0})) == 1000  # 0.15 of a core
 
 
 def test_the_page_is_what_was_measured() -> None:
