@@ -21,14 +21,14 @@ import numpy as np
 from bench import recall_quality
 from bench.catalogue import Options, progress
 from bench.result import Result
-from services.chat import archive_store, recall_store
+from services.chat import archive_store, meaning, recall_store
 from services.chat.archive import Message
 from services.chat.importing import import_file
 from services.chat.recall import RECENCY, WORDS, Cue, Weights
 from services.chat.recall_store import Line, RecallReader
 from services.chat.recollection import Witness, search
 from services.chat.store import SCHEMA
-from services.common.store import MAPPED, Database
+from services.common.store import MAPPED, Database, embedded_ids
 
 SCOPE = 1_000
 QUERIES = 300
@@ -74,6 +74,7 @@ def _latency(folder: Path, lines: int, goal: float) -> list[Result]:
     progress(f"recall: filling a store with {lines:,} lines")
     path = folder / f"latency-{lines}.db"
     db = sqlite3.connect(path, isolation_level=None)
+    embedded_ids(db)
     for pragma in ("page_size=16384", "journal_mode=WAL", "secure_delete=ON", "synchronous=NORMAL"):
         db.execute(f"PRAGMA {pragma}")
     for statement in SCHEMA:
@@ -101,14 +102,14 @@ def _latency(folder: Path, lines: int, goal: float) -> list[Result]:
 def _put(db: sqlite3.Connection, said: Sequence[str], start: int, end: int, scopes: int) -> None:
     """Lines of `scopes` worlds in turn, each with a vector."""
     rng = np.random.default_rng(start)
-    vectors = rng.standard_normal((end - start, DIM)).astype("<f2")
+    vectors = meaning.packed(rng.standard_normal((end - start, DIM)).astype("<f2").tobytes(), DIM)
     for number in range(start, end):
         world = f"w{number % scopes}"
         line = Line(number, "L1", f"u{number}", "", "p1", "Ada", "player", "", number, said[number], ("mara",))
         recall_store.put(db, ("bench", world), [line], embed=False)
     db.executemany(
         "INSERT INTO vectors VALUES (?,?,?)",
-        [(start + n + 1, "m", vectors[n].tobytes()) for n in range(end - start)],
+        [(start + n + 1, "m", vector) for n, vector in enumerate(vectors)],
     )
 
 

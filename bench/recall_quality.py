@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services.chat import recall, recall_store
+from services.chat import meaning, recall, recall_store
 from services.chat.policy import PLAYER
 from services.chat.recall import MEANING, RECENCY, WORDS, Cue, Weights
 from services.chat.recall_store import Line, RecallReader
 from services.chat.recollection import Witness, search
+from services.common.store import embedded_ids
 
 WORLD = ("bench", "irc")
 NPC = "listener"
@@ -81,6 +82,7 @@ def mrr(
     total, count = 0.0, 0
     for questions in asked:
         db = sqlite3.connect(":memory:", isolation_level=None)
+        embedded_ids(db)
         for statement in recall_store.SCHEMA:
             db.execute(statement)
         vectors = embed([one.line.text for one in questions]) if embed is not None else [b""] * len(questions)
@@ -91,7 +93,8 @@ def mrr(
                 count += 1
             recall_store.put(db, WORLD, [question.line], embed=False)
             if vector:
-                recall_store.embedded(db, "bench", {question.line.seq: vector}, ())
+                (kept,) = meaning.packed(vector, len(vector) // 2)
+                recall_store.embedded(db, "bench", {question.line.seq: kept}, ())
         db.close()
     return total / max(count, 1), count
 

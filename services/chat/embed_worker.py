@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from earshot.sync.v1 import sync_pb2
 
-from services.chat import recall_store
+from services.chat import meaning, recall_store
 from services.chat.recollection import Recollection
 from services.chat.store import ChatStore
 from services.common.clock import Clock
@@ -72,7 +72,7 @@ class Embeddings:
         if not waiting:
             return await self._refill() if self._below else 0
         vectors, refused = await self._embed(waiting)
-        model = self.recollection.model
+        model = self.recollection.stored
         await self.store.change(lambda db: recall_store.embedded(db, model, vectors, refused), durable=False)
         self.metrics.embedded.labels("embedded").inc(len(vectors))
         self.metrics.embedded.labels("refused").inc(len(refused))
@@ -89,7 +89,7 @@ class Embeddings:
 
     async def _refill(self) -> int:
         """The next lines, going back, that have no vector of this model; after the oldest none are looked for."""
-        model, below = self.recollection.model, self._below
+        model, below = self.recollection.stored, self._below
         ids = await self.store.look(lambda reader: reader.without_vector(model, below, REFILL))
         await self.store.change(lambda db: recall_store.enqueue(db, ids), durable=False)
         self._below = ids[-1] if len(ids) == REFILL else 0
@@ -110,9 +110,8 @@ class Embeddings:
         if answer.model != self.recollection.model:
             # The model changed under us: lines of the old one are looked for anew.
             self.recollection.model, self._below = answer.model, 1 << 62
-        size = 2 * answer.dim
-        vectors = bytes(answer.vectors)
-        return {one: vectors[i * size : (i + 1) * size] for i, (one, _) in enumerate(lines)}, []
+        rows = meaning.packed(bytes(answer.vectors), answer.dim)
+        return {one: row for (one, _), row in zip(lines, rows, strict=True)}, []
 
     async def _call(self, texts: list[str]) -> sync_pb2.EmbedResponse:
         try:

@@ -10,6 +10,8 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from services.chat.terms import words
 
 K = 60
@@ -52,6 +54,8 @@ class Memory:
     kind: str
     owner: str
     at_ms: int
+    # Words that the index holds of it.
+    length: int
     text: str
 
 
@@ -82,20 +86,23 @@ def idf(rows: int, with_word: int) -> float:
     return math.log(1 + (rows - with_word + 0.5) / (with_word + 0.5))
 
 
-def bm25(
-    postings: Mapping[str, Sequence[int]], rows: int, lengths: Mapping[int, int], mean: float = 8.0
-) -> dict[int, float]:
-    """Score of every line that holds a word (k1 = 1.2, b = 0.4; a word counts once a line).
+def weighed(postings: Sequence[Sequence[int]], rows: int, most: int) -> list[tuple[int, float]]:
+    """The `most` lines whose words weigh most together, and that weight; of equal ones the newest.
 
-    postings: word -> ids within the scope. lengths: words of a line; unknown ones count as the mean.
+    postings: for each word the ids of the scope's lines that hold it.
     """
-    scores: dict[int, float] = {}
-    for ids in postings.values():
-        weight = idf(max(rows, len(ids)), len(ids))
-        for one in ids:
-            norm = 1.2 * (0.6 + 0.4 * lengths.get(one, mean) / mean)
-            scores[one] = scores.get(one, 0.0) + weight * 2.2 / (1 + norm)
-    return scores
+    if not any(map(len, postings)):
+        return []
+    weights = [idf(max(rows, len(ids)), len(ids)) for ids in postings]
+    ids, place = np.unique(np.concatenate([np.asarray(ids, np.int64) for ids in postings]), return_inverse=True)
+    sums = np.bincount(place, np.repeat(weights, [len(ids) for ids in postings]))
+    order = np.lexsort((-ids, -sums))[:most]
+    return list(zip(ids[order].tolist(), sums[order].tolist(), strict=True))
+
+
+def normed(weight: float, length: int, mean: float = 8.0) -> float:
+    """BM25 of a line of so many words whose words weigh that much (k1 = 1.2, b = 0.4; a word counts once a line)."""
+    return weight * 2.2 / (1 + 1.2 * (0.6 + 0.4 * length / mean))
 
 
 def best(scores: Mapping[int, float], most: int, least: float = 0.0) -> list[int]:
@@ -106,26 +113,31 @@ def best(scores: Mapping[int, float], most: int, least: float = 0.0) -> list[int
 
 def ranked(memories: Collection[Memory], legs: Mapping[str, Sequence[int]], cue: Cue, weights: Weights) -> list[Found]:
     """The memories by what the legs (name -> ids, best first) say together, best first."""
-    ranks = {name: {one: rank for rank, one in enumerate(ids, 1)} for name, ids in legs.items()}
+    ranks = [(name, {one: rank for rank, one in enumerate(ids, 1)}) for name, ids in legs.items()]
     weight = {WORDS: weights.words, MEANING: weights.meaning}
+    here = cue.present | cue.named
     found = []
     for memory in memories:
-        held = {name: rank[memory.id] for name, rank in ranks.items() if memory.id in rank}
+        held, score = {}, 0.0
         mine = memory.speaker_id == cue.speaker_id
-        score = sum(weight[name] / (K + rank) for name, rank in held.items() if name != RECENCY)
-        if RECENCY in held:
-            # Nobody answers what he said himself a moment ago; what he said long ago may well be what he means.
-            score += weights.recency * (weights.own if mine else 1.0) / (K_RECENCY + held[RECENCY])
+        for name, rank_of in ranks:
+            rank = rank_of.get(memory.id)
+            if rank is None:
+                continue
+            held[name] = rank
+            if name == RECENCY:
+                # Nobody answers what he said himself a moment ago; what he said long ago may well be what he means.
+                score += weights.recency * (weights.own if mine else 1.0) / (K_RECENCY + rank)
+            else:
+                score += weight[name] / (K + rank)
         score *= 0.5 ** (max(cue.at_ms - memory.at_ms, 0) / weights.half_life_ms)
-        known = _knows(memory, cue)
+        known = not mine and memory.speaker_id in here
         if mine or known:
             score *= weights.named if memory.speaker_id in cue.named else weights.present
-        found.append(Found(memory, score, {**held, PARTICIPANT: 1} if known else held))
+        if known:
+            held[PARTICIPANT] = 1
+        found.append(Found(memory, score, held))
     return sorted(found, key=lambda one: (-one.score, -one.memory.id))
-
-
-def _knows(memory: Memory, cue: Cue) -> bool:
-    return memory.speaker_id != cue.speaker_id and memory.speaker_id in cue.present | cue.named
 
 
 def relevant(found: Sequence[Found]) -> list[Found]:

@@ -41,7 +41,7 @@ SCHEMA = (
 World = tuple[str, str]
 Rows = list[tuple[object, ...]]
 
-_COLUMNS = "id, world, seq, conversation, utterance, turn, speaker, name, kind, owner, at_ms, body"
+_COLUMNS = "id, world, seq, conversation, utterance, turn, speaker, name, kind, owner, at_ms, words, body"
 # Pages merged at a time while the index forgets: other writes go between two steps.
 MERGE_PAGES = 400
 
@@ -352,13 +352,13 @@ class RecallReader:
         ]
         return {int(row[0]) for row in rows if row is not None}
 
-    def with_word(self, scope: int, word: str, low: int = 0) -> list[int]:
-        """Ids of the scope's lines that hold a word, oldest first."""
-        query = f'"{scope}h{word}"'
-        return [
-            one
-            for (one,) in self._db.execute("SELECT rowid FROM recall WHERE recall MATCH ? AND rowid>=?", (query, low))
-        ]
+    def with_word(self, scope: int, word: str, low: int = 0, most: int = 1 << 30) -> list[int]:
+        """Ids of the scope's lines that hold a word, newest first; at most so many."""
+        rows = self._db.execute(
+            "SELECT rowid FROM recall WHERE recall MATCH ? AND rowid>=? ORDER BY rowid DESC LIMIT ?",
+            (f'"{scope}h{word}"', low, most),
+        ).fetchall()
+        return [one for (one,) in rows]
 
     def newest(self, scope: int, most: int, low: int = 0, high: int = 1 << 62) -> list[int]:
         """Ids of the scope's lines from low to high, newest first."""
@@ -367,10 +367,6 @@ class RecallReader:
             (f'"{scope}h"', low, high, most),
         )
         return [one for (one,) in rows]
-
-    def lengths(self, ids: Sequence[int]) -> dict[int, int]:
-        """Words of lines."""
-        return dict(self._in("SELECT id, words FROM utterances WHERE id IN", ids))  # type: ignore[arg-type]  # two columns
 
     def memories(self, ids: Sequence[int]) -> list[Memory]:
         """Lines by id; those that are gone are left out."""

@@ -13,10 +13,9 @@ from functools import partial
 from typing import Any
 
 import grpc
-import numpy as np
 from earshot.sync.v1 import sync_pb2
 
-from services.chat import context_budget, recall
+from services.chat import context_budget, meaning, recall
 from services.chat.conversation import Session
 from services.chat.history import Line
 from services.chat.policy import Participant
@@ -40,6 +39,8 @@ LEG = 50
 LEAST = 0.3
 LEAST_LIKE = 0.5
 COMPARED = 4_000
+# A word in so many of a scope's lines tells none from another: further ones are not even read.
+COMMON = 2_000
 # Memories of one turn, beside the line before and after each.
 MOST = 6
 
@@ -85,6 +86,11 @@ class Recollection:
     weights: Weights = field(default_factory=Weights)
     # Model of the vectors, "" = no embedder; kept by the worker that embeds.
     model: str = ""
+
+    @property
+    def stored(self) -> str:
+        """Model under which vectors of this one are kept."""
+        return self.model + meaning.FORM
 
     async def of(
         self, witness: Witness, lines: Sequence[Line], present: Sequence[Participant], now_ms: int
@@ -149,7 +155,7 @@ def _look(
     reader: RecallReader,
 ) -> tuple[list[Found], dict[int, list[Memory]]]:
     """On the reading thread: memories best first, and the lines beside each."""
-    found = search(reader, witness, cue, vector, recollection.model, recollection.weights, shown)
+    found = search(reader, witness, cue, vector, recollection.stored, recollection.weights, shown)
     found = recall.distinct(recall.relevant(found), MOST)
     around = {one.memory.id: _beside(reader, witness, one.memory, shown) for one in found}
     return found, around
@@ -191,45 +197,47 @@ def search(
     low = 0
     if not witness.lasting:
         low = reader.floor(witness.world, min((one.number for one in witness.sessions.values()), default=0))
-    ranked: dict[str, Sequence[int]] = {}
     shown = reader.at(witness.world, hidden)
+    weighed: dict[int, float] = {}
+    alike: list[int] = []
     if WORDS in legs:
-        ranked[WORDS] = _by_words(
-            reader, scope, [word for word in words(cue.text) if word not in cue.without], low, shown
-        )
-    newest = reader.newest(scope[0], LEG, low)
+        said = [word for word in words(cue.text) if word not in cue.without]
+        weighed = _by_words(reader, scope, said, low, len(shown))
     if MEANING in legs and vector:
-        rows = reader.vectors(scope[0], model, COMPARED, low)
-        ranked[MEANING] = _by_meaning([row for row in rows if row[0] not in shown], vector)
-    if RECENCY in legs:
-        ranked[RECENCY] = newest
-    wanted = list(dict.fromkeys(one for ids in ranked.values() for one in ids if one not in shown))
-    memories = [memory for memory in reader.memories(wanted) if witness.may(memory)]
-    return recall.ranked(memories, ranked, cue, weights or Weights())
+        alike = _by_meaning(reader.vectors(scope[0], model, COMPARED, low), vector)
+    newest = reader.newest(scope[0], LEG, low)
+    wanted = [one for one in dict.fromkeys((*weighed, *alike, *newest)) if one not in shown]
+    known = {memory.id: memory for memory in reader.memories(wanted) if witness.may(memory)}
+    scores = {one: recall.normed(weight, known[one].length) for one, weight in weighed.items() if one in known}
+    ranks: dict[str, Sequence[int]] = {
+        WORDS: recall.best(scores, LEG, LEAST),
+        MEANING: [one for one in alike if one in known][:LEG],
+        # What is shown anyway counts: the newest line that is not may be old.
+        RECENCY: newest,
+    }
+    ranks = {leg: ids for leg, ids in ranks.items() if leg in legs}
+    counted = {one for ids in ranks.values() for one in ids}
+    return recall.ranked([known[one] for one in known if one in counted], ranks, cue, weights or Weights())
 
 
 def _by_words(
-    reader: RecallReader, scope: tuple[int, int], said: Sequence[str], low: int, shown: set[int]
-) -> list[int]:
+    reader: RecallReader, scope: tuple[int, int], said: Sequence[str], low: int, shown: int
+) -> dict[int, float]:
+    """Lines whose words weigh most, best first: more than LEG, for a long line counts less and some may not be told."""
     number, lines = scope
-    postings = {word: reader.with_word(number, word, low) for word in said[:CUE_WORDS]}
-    # Lengths are looked up for those only that may be among the best.
-    rough = recall.best(recall.bm25(postings, lines, {}), 4 * LEG + len(shown))
-    rough = [one for one in rough if one not in shown]
-    scores = recall.bm25(postings, lines, reader.lengths(rough))
-    return recall.best({one: scores[one] for one in rough}, LEG, LEAST)
+    postings = [reader.with_word(number, word, low, COMMON) for word in said[:CUE_WORDS]]
+    telling = [ids for ids in postings if len(ids) < COMMON]
+    return dict(recall.weighed(telling or postings, lines, 2 * LEG + shown))
 
 
 def _by_meaning(rows: Sequence[tuple[int, bytes]], vector: bytes) -> list[int]:
-    wanted = np.frombuffer(vector, np.float16).astype(np.float32)
-    rows = [row for row in rows if len(row[1]) == len(vector)]
+    rows = [row for row in rows if len(row[1]) == len(vector) // 2]
     if not rows:
         return []
-    matrix = np.frombuffer(b"".join(row[1] for row in rows), np.float16).reshape(len(rows), -1)
-    likeness = matrix.astype(np.float32) @ wanted
-    order = np.argsort(-likeness, kind="stable")[:LEG]
-    floor = LEAST_LIKE * max(float(likeness[order[0]]), 0.0)
-    return [rows[index][0] for index in order if likeness[index] >= floor]
+    found = meaning.likeness([row[1] for row in rows], vector)
+    order = sorted(range(len(rows)), key=lambda index: -found[index])[: 2 * LEG]
+    floor = LEAST_LIKE * max(found[order[0]], 0.0)
+    return [rows[index][0] for index in order if found[index] >= floor]
 
 
 def _fitting(

@@ -38,7 +38,7 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS erasures (tenant TEXT, id TEXT, player TEXT NOT NULL, state TEXT NOT NULL,"
     " at_ms INTEGER NOT NULL, receipts BLOB NOT NULL, PRIMARY KEY (tenant, id)) WITHOUT ROWID",
     # What sync has yet to forget of lines that were taken back; an empty body: only the files have.
-    "CREATE TABLE IF NOT EXISTS forgetting (n INTEGER PRIMARY KEY AUTOINCREMENT, tenant TEXT NOT NULL,"
+    "CREATE TABLE IF NOT EXISTS forgetting (n INTEGER PRIMARY KEY, tenant TEXT NOT NULL, world TEXT NOT NULL,"
     " speaker TEXT NOT NULL, body BLOB NOT NULL)",
     *recording_store.SCHEMA,
     *recall_store.SCHEMA,
@@ -353,7 +353,7 @@ class ChatStore:
 
     async def forgot(self, number: int) -> None:
         """Sync has forgotten it."""
-        sql = "UPDATE forgetting SET tenant='', speaker='', body=x'' WHERE n=?"
+        sql = "UPDATE forgetting SET speaker='', body=x'' WHERE n=?"
         await self._database.write(lambda db: db.execute(sql, (number,)))
 
     async def purged(self, numbers: Sequence[int]) -> None:
@@ -534,8 +534,8 @@ def _erase(db: sqlite3.Connection, world: World, player: str, names: Sequence[st
 
 
 def _owe(db: sqlite3.Connection, owed: Forgetting) -> None:
-    row = (owed.tenant, owed.speaker, msgspec.msgpack.encode(owed))
-    db.execute("INSERT INTO forgetting (tenant, speaker, body) VALUES (?,?,?)", row)
+    row = (owed.tenant, owed.world, owed.speaker, msgspec.msgpack.encode(owed))
+    db.execute("INSERT INTO forgetting (n, tenant, world, speaker, body) VALUES (fresh_id(),?,?,?,?)", row)
 
 
 def _erase_recall(db: sqlite3.Connection, tenant: str, player: str) -> int:

@@ -106,7 +106,7 @@ class Database:
             self._writer.execute(statement)
         self.ownership: Ownership
         if mirror is None:
-            _embedded_ids(self._writer)
+            embedded_ids(self._writer)
             self.ownership = EmbeddedOwnership(self._claim())
         else:
             mirror.attach(self._writer)
@@ -434,7 +434,7 @@ def _alone(connection: sqlite3.Connection, work: Callable[[], None]) -> None:
     connection.execute("COMMIT")
 
 
-def _embedded_ids(connection: sqlite3.Connection) -> None:
+def embedded_ids(connection: sqlite3.Connection) -> None:
     """Where one process makes all ids SQLite numbers the rows."""
     connection.create_function("fresh_id", 0, lambda: None)
     connection.create_function("named_id", -1, lambda *_: None)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from services.chat import meaning
+
 ROOT = Path(__file__).parents[2]
 LINES = 400
 
@@ -49,4 +51,6 @@ async def test_killed_in_the_middle_nothing_waits_for_ever_and_nothing_is_embedd
     with closing(sqlite3.connect(tmp_path / "chat.db")) as db:
         rows = db.execute("SELECT u.body, v.vector FROM utterances u JOIN vectors v ON v.id=u.id").fetchall()
     assert len(rows) == LINES
-    assert all(np.frombuffer(vector, "<f2")[0] == float(body.split()[1]) for body, vector in rows)
+    for body, vector in rows:
+        (wanted,) = meaning.packed(np.array([float(body.split()[1]), 1], "<f2").tobytes(), 2)
+        assert vector == wanted, "each line has its own vector"

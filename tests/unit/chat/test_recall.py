@@ -342,7 +342,7 @@ def test_any_text_can_be_put_and_found_and_taken_out(text: str) -> None:
 
 def a_memory(number: int, *, speaker: str = "p1", at_ms: int = 0, text: str = "") -> Memory:
     text = text or f"text {number}"
-    return Memory(number, WORLD, number, "L1", f"u{number}", "", speaker, speaker, "player", speaker, at_ms, text)
+    return Memory(number, WORLD, number, "L1", f"u{number}", "", speaker, speaker, "player", speaker, at_ms, 2, text)
 
 
 def test_ranks_of_the_legs_are_merged() -> None:
