@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from services.chat.terms import words
 K = 60
 # Recency has a constant of its own: the answer to a line is one of the next few, or not recent at all.
 K_RECENCY = 1
+# Among few lines, which came last and which words they share says nearly everything; likeness only adds noise.
+MANY = 100
 WORDS, MEANING, RECENCY, PARTICIPANT = "words", "meaning", "recency", "participant"
 # Share of common words above which two lines count as the same.
 SAME = 0.8
@@ -26,12 +28,14 @@ SAME = 0.8
 class Weights:
     """How the legs count; the defaults were fitted on the train split of the Ubuntu IRC data (docs/decisions).
 
+    meaning: in a scope of MANY lines; in a smaller one as much less as it is smaller.
+
     present, named: factors of a line whose speaker is here, or is named in what is said. own: factor of the recency of
     a line by who speaks now.
     """
 
     words: float = 1.0
-    meaning: float = 1.0
+    meaning: float = 0.3
     recency: float = 0.1
     half_life_ms: int = 3 * 86_400_000
     present: float = 1.5
@@ -79,6 +83,11 @@ class Found:
     memory: Memory
     score: float
     legs: Mapping[str, int]
+
+
+def of_scope(weights: Weights, lines: int) -> Weights:
+    """The weights in a scope of so many lines."""
+    return replace(weights, meaning=weights.meaning * min(1.0, lines / MANY))
 
 
 def idf(rows: int, with_word: int) -> float:

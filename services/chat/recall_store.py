@@ -42,6 +42,10 @@ World = tuple[str, str]
 Rows = list[tuple[object, ...]]
 
 _COLUMNS = "id, world, seq, conversation, utterance, turn, speaker, name, kind, owner, at_ms, words, body"
+# An NPC's line this soon after one of a player, and caused by it, answers it.
+ANSWERED_IN = 8
+# So many times the surplus are considered when lines make room.
+CONSIDERED = 4
 # Pages merged at a time while the index forgets: other writes go between two steps.
 MERGE_PAGES = 400
 
@@ -188,7 +192,7 @@ def end_world(db: sqlite3.Connection, world: World) -> int:
 def prune(db: sqlite3.Connection, before_ms: int, lasting_before_ms: int, keep: int, most: int) -> int:
     """Forget at most `most` lines past their age (lasting ones have their own) or beyond the newest `keep` of a tenant.
 
-    Lines that hold more go last among the surplus: those that a lasting witness remembers.
+    Of the oldest lines of a surplus those go last that a lasting witness remembers, or that an NPC answered.
     """
     ids = db.execute(
         "SELECT id FROM utterances WHERE (lasting=0 AND at_ms<?) OR (lasting=1 AND at_ms<?) ORDER BY id LIMIT ?",
@@ -199,7 +203,10 @@ def prune(db: sqlite3.Connection, before_ms: int, lasting_before_ms: int, keep: 
     ):
         surplus = min(count - keep, most - len(ids))
         ids += db.execute(
-            "SELECT id FROM utterances WHERE tenant=? ORDER BY lasting, id LIMIT ?", (tenant, max(surplus, 0))
+            "SELECT id FROM (SELECT id, lasting, EXISTS (SELECT 1 FROM utterances n WHERE n.tenant=u.tenant AND"
+            " n.world=u.world AND n.seq>u.seq AND n.seq<=u.seq+? AND n.turn!='' AND n.owner=u.speaker) AS answered"
+            " FROM utterances u WHERE tenant=? ORDER BY id LIMIT ?) ORDER BY lasting, answered, id LIMIT ?",
+            (ANSWERED_IN, tenant, CONSIDERED * max(surplus, 0), max(surplus, 0)),
         ).fetchall()
     return sum(remove(db, "id=?", one) for one in dict.fromkeys(ids))
 

@@ -217,7 +217,9 @@ def search(
     }
     ranks = {leg: ids for leg, ids in ranks.items() if leg in legs}
     counted = {one for ids in ranks.values() for one in ids}
-    return recall.ranked([known[one] for one in known if one in counted], ranks, cue, weights or Weights())
+    return recall.ranked(
+        [known[one] for one in known if one in counted], ranks, cue, recall.of_scope(weights or Weights(), scope[1])
+    )
 
 
 def _by_words(

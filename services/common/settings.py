@@ -317,6 +317,11 @@ class Settings(BaseSettings):
         "", description="Ids of roles that may bind channels, beside who may manage channels; comma separated."
     )
     discord_user_roles: str = Field("", description="Ids of roles that NPCs listen to, comma separated; empty = all.")
+    discord_join_guilds: str = Field(
+        "",
+        description="Ids of Discord servers whose moderators may join a channel with a game's world, comma separated;"
+        " empty = none.",
+    )
     discord_in_game: bool = Field(
         False,
         description="Show what people write on Discord, and what NPCs answer them, to players in the game; its text"

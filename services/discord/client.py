@@ -67,13 +67,14 @@ class EarshotClient(discord.Client):
         text = payload.data.get("content")
         # Without the intent the text of most messages is empty: that is no edit to nothing.
         if isinstance(text, str) and text and not payload.data.get("webhook_id"):
-            await self._talk.edited(payload.message_id, self._readable(payload.message))
+            names = [one.filename for one in payload.message.attachments]
+            await self._talk.edited(payload.channel_id, payload.message_id, self._readable(payload.message), names)
 
     async def on_raw_message_delete(self, payload: discord.RawMessageDeleteEvent) -> None:
-        await self._talk.deleted([payload.message_id])
+        await self._talk.deleted(payload.channel_id, [payload.message_id])
 
     async def on_raw_bulk_message_delete(self, payload: discord.RawBulkMessageDeleteEvent) -> None:
-        await self._talk.deleted(sorted(payload.message_ids))
+        await self._talk.deleted(payload.channel_id, sorted(payload.message_ids))
 
     async def on_raw_thread_delete(self, payload: discord.RawThreadDeleteEvent) -> None:
         await self._talk.channel_deleted(payload.thread_id)
@@ -82,9 +83,11 @@ class EarshotClient(discord.Client):
         await self._talk.channel_deleted(channel.id)
 
     async def on_guild_channel_update(self, before: Any, after: Any) -> None:
-        """A channel that becomes age-restricted is let go at once."""
+        """A channel that becomes age-restricted is let go at once, and its threads with it."""
         if restricted(after):
-            await self._talk.unbind(after.id)
+            for bound in list(self._talk.bindings.values()):
+                if after.id in (bound.channel, getattr(self.get_channel(bound.channel), "parent_id", None)):
+                    await self._talk.unbind(bound.channel)
 
     async def on_guild_remove(self, guild: discord.Guild) -> None:
         for bound in list(self._talk.bindings.values()):
@@ -102,7 +105,7 @@ class EarshotClient(discord.Client):
             return None
         if message.type not in (discord.MessageType.default, discord.MessageType.reply) or restricted(message.channel):
             return None
-        if not self._may_speak(message.author):
+        if not self.may_speak(message.author):
             return None
         answered = message.reference.message_id if message.reference is not None else None
         sent = self._talk.store.sent_as(message.channel.id, answered) if answered else None
@@ -127,22 +130,41 @@ class EarshotClient(discord.Client):
             text = text.replace(f"<@&{role.id}>", role.name)
         return text
 
-    def _may_speak(self, author: Any) -> bool:
-        wanted = _ids(self._settings.discord_user_roles)
+    def may_speak(self, author: Any) -> bool:
+        """Whether NPCs listen to a person."""
+        wanted = ids(self._settings.discord_user_roles)
         return not wanted or any(role.id in wanted for role in getattr(author, "roles", ()))
 
     async def _catch_up(self, bound: Binding) -> None:
-        """Hear what was written since the last message that we know; chat knows repetitions by their id."""
-        if not bound.last_message:
-            return
+        """Hear what was written since the last message that we know; chat knows repetitions by their id.
+
+        What was deleted or edited meanwhile comes from what stands there still.
+        """
         try:
             channel: Any = self.get_channel(bound.channel) or await self.fetch_channel(bound.channel)
-            since = discord.Object(bound.last_message)
+            if restricted(channel):
+                await self._talk.unbind(bound.channel)
+                return
+            last = self._talk.store.last_message(bound.channel)
+            if not last:
+                return
+            known = [one async for one in channel.history(limit=GAP_MESSAGES, before=discord.Object(last + 1))]
+            # A page that is not full goes back to the channel's beginning.
+            oldest = min(one.id for one in known) if len(known) == GAP_MESSAGES else 0
+            edited = {
+                one.id: (self._readable(one), [name.filename for name in one.attachments]) if one.edited_at else None
+                for one in known
+                if one.content or not one.edited_at
+            }
+            await self._talk.compared(bound.channel, oldest, {**dict.fromkeys(one.id for one in known), **edited})
+            since = discord.Object(last)
             async for message in channel.history(limit=GAP_MESSAGES, after=since, oldest_first=True):
                 age = (discord.utils.utcnow() - message.created_at).total_seconds()
                 heard = self._heard(message) if age <= GAP_S else None
                 if heard is not None:
                     await self._talk.hear(heard)
+        except discord.NotFound:
+            await self._talk.channel_deleted(bound.channel)
         except discord.HTTPException as error:
             _log.warning("gap_unread", status=error.status)
 
@@ -179,7 +201,8 @@ class EarshotClient(discord.Client):
         try:
             async for message in where.history(limit=LATEST):
                 ours = message.webhook_id is not None or (self.user is not None and message.author.id == self.user.id)
-                if ours and message.content in (text, plain):
+                # An equal line that is known to have been sent is an earlier one.
+                if ours and message.content in (text, plain) and not self._talk.store.sent_as(channel, message.id):
                     return int(message.id)
         except (TimeoutError, discord.HTTPException, OSError) as error:
             raise Unavailable("Discord does not answer", reason="DISCORD_FAILED") from error
@@ -221,7 +244,9 @@ class EarshotClient(discord.Client):
 
 
 def restricted(channel: Any) -> bool:
-    """Whether a channel, or the one that a thread is in, is age-restricted."""
+    """Whether a channel, or the one that a thread is in, is age-restricted; one that is unknown may be."""
+    if isinstance(channel, discord.Thread) and channel.parent is None:
+        return True
     check = getattr(channel, "is_nsfw", None)
     return bool(check()) if check is not None else False
 
@@ -230,13 +255,14 @@ def _parent(where: Any) -> int:
     return int(where.parent_id if isinstance(where, discord.Thread) else where.id)
 
 
-def _ids(text: str) -> set[int]:
+def ids(text: str) -> set[int]:
+    """Numbers of a list in a setting."""
     return {int(part) for part in text.split(",") if part.strip().isdigit()}
 
 
 def moderates(settings: Settings, interaction: discord.Interaction) -> bool:
     """Whether a person may bind: Manage Channels, or one of the roles that the settings name."""
-    wanted = _ids(settings.discord_moderator_roles)
+    wanted = ids(settings.discord_moderator_roles)
     roles = {role.id for role in getattr(interaction.user, "roles", ())}
     return interaction.permissions.manage_channels or bool(wanted & roles)
 

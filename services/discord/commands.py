@@ -15,7 +15,7 @@ from services.common.errors import BadInput, Forbidden, NotFound, from_rpc
 from services.common.settings import Settings
 from services.discord import wording
 from services.discord.binding import ALL, MENTION, Binding, own_world
-from services.discord.client import EarshotClient, answered, moderates, restricted
+from services.discord.client import EarshotClient, answered, ids, moderates, restricted
 from services.discord.talk import CALL_S, Heard, Talk
 
 
@@ -58,11 +58,15 @@ class Commands(app_commands.Group):
         if restricted(channel):
             raise Forbidden("Age-restricted channels are not bound", reason="AGE_RESTRICTED")
         guild = interaction.guild_id or 0
+        own = own_world(guild, channel.id)
+        wished = world.strip() or own
+        if wished != own and guild not in ids(self._settings.discord_join_guilds):
+            raise Forbidden("The operator lets no channel of this server join a game", reason="JOIN_NOT_OPEN")
         wanted = tuple(dict.fromkeys(name.strip() for name in npcs.split(",") if name.strip()))
         bound = await self._talk.bind(
             Binding(
-                channel.id, guild, self._settings.discord_tenant, world.strip() or own_world(guild, channel.id), wanted,
-                ALL if every else MENTION, chance, relay,
+                channel.id, guild, self._settings.discord_tenant, wished, wanted,
+                ALL if every else MENTION, chance, relay, last_message=interaction.id,
             )
         )  # fmt: skip
         await self._client.learn(bound.tenant)
@@ -100,11 +104,13 @@ class Commands(app_commands.Group):
 
     async def _say(self, interaction: discord.Interaction, text: str, npc: str) -> str:
         bound = self._bound(interaction)
+        if not self._client.may_speak(interaction.user):
+            raise Forbidden("NPCs do not listen to you here", reason="ROLE_REQUIRED")
         if npc and npc not in bound.npcs:
             raise BadInput(f"{npc} is not here; here are {', '.join(bound.npcs)}", reason="UNKNOWN_NPC")
         heard = Heard(
             interaction.id, bound.channel, interaction.user.id, interaction.user.display_name, text,
-            addressed=True, to_npc=npc or bound.npcs[0],
+            addressed=True, to_npc=npc or bound.npcs[0], slash=True,
         )  # fmt: skip
         answer = await self._talk.hear(heard)
         if answer is None:
@@ -127,7 +133,7 @@ class Commands(app_commands.Group):
         world = type_pb2.WorldRef(tenant=bound.tenant, world=sent.world)
         try:
             request = chat_pb2.ExplainTurnRequest(world=world, turn_id=sent.turn)
-            return wording.explanation(await self._chat.ExplainTurn(request, timeout=CALL_S))
+            return wording.explanation(await self._chat.ExplainTurn(request, timeout=CALL_S), bound)
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from error
 
@@ -152,6 +158,8 @@ class Commands(app_commands.Group):
         bound = self._talk.bindings.get(interaction.channel_id or 0)
         if bound is None:
             raise NotFound("This channel is not bound", reason="NOT_BOUND")
+        if restricted(interaction.channel):
+            raise Forbidden("Age-restricted channels are not bound", reason="AGE_RESTRICTED")
         return bound
 
     def _moderators_only(self, interaction: discord.Interaction) -> None:

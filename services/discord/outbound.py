@@ -117,7 +117,8 @@ class Outbound:
                 await self.store.begin(bound.channel, post.seq, number)
                 message = await self.channels.send(bound.channel, post, text)
             if post.npc:
-                await self.store.sent(bound.channel, Sent(message, bound.world, post.turn_id, post.npc))
+                sent = Sent(message, bound.world, post.turn_id, post.npc)
+                await self.store.sent(bound.channel, sent, post.seq, number)
 
     async def _move(self, channel: int, cursor: int) -> None:
         await self.store.moved(channel, cursor)

@@ -17,6 +17,8 @@ SCHEMA = (
     "CREATE TABLE IF NOT EXISTS heard (message INTEGER PRIMARY KEY, channel INTEGER NOT NULL, tenant TEXT NOT NULL,"
     " world TEXT NOT NULL, utterance TEXT NOT NULL)",
     "CREATE INDEX IF NOT EXISTS heard_in ON heard (channel)",
+    # What was said by a command: no message of the channel, so it is not missed there.
+    "CREATE TABLE IF NOT EXISTS slashed (message INTEGER PRIMARY KEY)",
     "CREATE TABLE IF NOT EXISTS sent (message INTEGER PRIMARY KEY, channel INTEGER NOT NULL, world TEXT NOT NULL,"
     " turn TEXT NOT NULL, npc TEXT NOT NULL)",
     "CREATE INDEX IF NOT EXISTS sent_in ON sent (channel, message)",
@@ -75,6 +77,11 @@ class DiscordStore:
             lambda db: db.execute("INSERT OR REPLACE INTO binding VALUES (?,?,?,?,?,?,?,?,?,?,?)", row)
         )
 
+    def last_message(self, channel: int) -> int:
+        """The newest message of a channel that is behind us, 0 = none."""
+        rows = self._database.read("SELECT last_message FROM binding WHERE channel=?", (channel,))
+        return int(rows[0][0]) if rows else 0
+
     async def moved(self, channel: int, cursor: int) -> None:
         """The world's log up to here is behind us: what was being sent is sent."""
 
@@ -84,12 +91,17 @@ class DiscordStore:
 
         await self._database.write(work)
 
-    async def heard(self, channel: int, message: int, tenant: str, world: str, utterance: str) -> None:
-        """A message became an utterance."""
+    async def heard(
+        self, channel: int, message: int, tenant: str, world: str, utterance: str, *, slash: bool = False
+    ) -> None:
+        """A message became an utterance. slash: it was said by a command and stands in no channel."""
 
         def work(db: sqlite3.Connection) -> None:
             run = db.execute
             run("INSERT OR REPLACE INTO heard VALUES (?,?,?,?,?)", (message, channel, tenant, world, utterance))
+            if slash:
+                run("INSERT OR IGNORE INTO slashed VALUES (?)", (message,))
+                return
             run("UPDATE binding SET last_message=max(last_message,?) WHERE channel=?", (message, channel))
             run(
                 "DELETE FROM heard WHERE channel=? AND message<="
@@ -98,6 +110,14 @@ class DiscordStore:
             )
 
         await self._database.write(work)
+
+    def standing(self, channel: int, oldest: int) -> set[int]:
+        """Messages of a channel from `oldest` on that were heard, and should still stand there."""
+        rows = self._database.read(
+            "SELECT message FROM heard WHERE channel=? AND message>=? AND message NOT IN (SELECT message FROM slashed)",
+            (channel, oldest),
+        )
+        return {message for (message,) in rows}
 
     async def passed(self, channel: int, message: int) -> None:
         """A message that reaches nobody is behind us too."""
@@ -119,11 +139,12 @@ class DiscordStore:
         rows = self._database.read("SELECT seq, part FROM sending WHERE channel=?", (channel,))
         return (rows[0][0], rows[0][1]) if rows else (0, 0)
 
-    async def sent(self, channel: int, one: Sent) -> None:
-        """A message of an NPC stands in the channel."""
+    async def sent(self, channel: int, one: Sent, seq: int, part: int) -> None:
+        """A message of an NPC stands in the channel: this piece of a line is not to be sent any more."""
 
         def work(db: sqlite3.Connection) -> None:
             run = db.execute
+            run("INSERT OR REPLACE INTO sending VALUES (?,?,?)", (channel, seq, part + 1))
             run("INSERT OR REPLACE INTO sent VALUES (?,?,?,?,?)", (one.message, channel, one.world, one.turn, one.npc))
             run(
                 "DELETE FROM sent WHERE channel=? AND message<="
@@ -155,6 +176,7 @@ class DiscordStore:
                 ).rowcount
                 if not text:
                     run("DELETE FROM heard WHERE message=?", (message,))
+                    run("DELETE FROM slashed WHERE message=?", (message,))
             return count
 
         return await self._database.write(work)

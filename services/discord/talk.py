@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,9 @@ CALL_S = 5.0
 # Whoever wrote is within earshot of the channel's NPCs for this long.
 PRESENT_MS = 600_000
 RETRACT_S = 15.0
+# A message that chat cannot take now is said again, so often; those after it wait meanwhile.
+TRIES = 3
+AGAIN_S = 0.5
 RETRY_S = 5.0
 
 _log = get_logger("discord")
@@ -29,7 +32,10 @@ _log = get_logger("discord")
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A message of a person. addressed: it mentions the bot or answers an NPC; to_npc: which one it answers."""
+    """A message of a person. addressed: it mentions the bot or answers an NPC; to_npc: which one it answers.
+
+    slash: it was said by a command.
+    """
 
     message: int
     channel: int
@@ -39,6 +45,7 @@ class Heard:
     attachments: tuple[str, ...] = ()
     addressed: bool = False
     to_npc: str = ""
+    slash: bool = False
 
 
 @dataclass(slots=True)
@@ -79,7 +86,7 @@ class Talk:
             end = await _call(self.chat.ListEvents(request, timeout=CALL_S))
             one = replace(one, cursor=end.next_cursor)
         else:
-            one = replace(one, cursor=known.cursor, last_message=known.last_message)
+            one = replace(one, cursor=known.cursor, last_message=self.store.last_message(one.channel))
         await self.store.bind(one)
         self.bindings[one.channel] = one
         self.changed.set()
@@ -102,15 +109,23 @@ class Talk:
             bound = self.bindings.get(heard.channel)
             if bound is None:
                 return None
-            try:
-                return await self._hear(bound, heard)
-            except EarshotError as error:
-                _log.info("message_refused", reason=error.reason)
-                if not error.retryable:
-                    await self.store.passed(heard.channel, heard.message)
+            text, to_npc = await self._meant(bound, heard)
+            if not text:
+                await self.store.passed(heard.channel, heard.message)
                 return None
+            for number in range(TRIES):
+                try:
+                    return await self._say(bound, heard, text, to_npc)
+                except EarshotError as error:
+                    _log.info("message_refused", reason=error.reason)
+                    if not error.retryable:
+                        await self.store.passed(heard.channel, heard.message)
+                        return None
+                await asyncio.sleep(AGAIN_S * 2**number)
+            return None
 
-    async def _hear(self, bound: Binding, heard: Heard) -> chat_pb2.SayResponse | None:
+    async def _meant(self, bound: Binding, heard: Heard) -> tuple[str, str]:
+        """What the NPCs hear of a message, "" = nothing, and which NPC it is for."""
         text = rules.spoken(heard.text, heard.attachments)
         profiles = await self.names(bound.tenant)
         names = [
@@ -121,13 +136,14 @@ class Talk:
         ]
         addressed = heard.addressed or rules.names_one(text, names)
         if not text or not rules.reaches(bound, addressed=addressed, roll=self.roll()):
-            await self.store.passed(heard.channel, heard.message)
-            return None
+            return "", ""
+        if not heard.to_npc and heard.addressed and not rules.names_one(text, names) and len(bound.npcs) == 1:
+            return text, bound.npcs[0]
+        return text, heard.to_npc
+
+    async def _say(self, bound: Binding, heard: Heard, text: str, to_npc: str) -> chat_pb2.SayResponse:
         who = rules.player(heard.user)
         revision = await self._arrive(bound, who, heard.name)
-        to_npc = heard.to_npc
-        if not to_npc and heard.addressed and not rules.names_one(text, names) and len(bound.npcs) == 1:
-            to_npc = bound.npcs[0]
         request = chat_pb2.SayRequest(
             world=_world(bound),
             speaker_id=who,
@@ -138,7 +154,9 @@ class Talk:
             min_revision=revision,
         )
         answer: chat_pb2.SayResponse = await _call(self.chat.Say(request, timeout=CALL_S))
-        await self.store.heard(heard.channel, heard.message, bound.tenant, bound.world, answer.utterance_id)
+        await self.store.heard(
+            heard.channel, heard.message, bound.tenant, bound.world, answer.utterance_id, slash=heard.slash
+        )
         return answer
 
     async def _arrive(self, bound: Binding, who: str, name: str) -> int:
@@ -153,21 +171,41 @@ class Talk:
 
     # -- deletions and edits ---------------------------------------------------------------------------------------
 
-    async def deleted(self, messages: list[int]) -> None:
-        """Messages are gone in Discord: durable here, then passed on until chat knows."""
-        if await self.store.retract(messages):
-            self._retracting.set()
+    async def deleted(self, channel: int, messages: list[int]) -> None:
+        """Messages are gone in Discord: durable here, then passed on until chat knows.
+
+        After what is being heard there: it may be one of them.
+        """
+        async with self._locks.setdefault(channel, asyncio.Lock()):
+            if await self.store.retract(messages):
+                self._retracting.set()
 
     async def channel_deleted(self, channel: int) -> None:
         """A channel or thread is gone, and everything in it."""
         await self.unbind(channel)
-        if await self.store.retract_channel(channel):
-            self._retracting.set()
+        async with self._locks.setdefault(channel, asyncio.Lock()):
+            if await self.store.retract_channel(channel):
+                self._retracting.set()
 
-    async def edited(self, message: int, text: str) -> None:
+    async def edited(self, channel: int, message: int, text: str, attachments: Sequence[str] = ()) -> None:
         """A message says something else now."""
-        if await self.store.retract([message], rules.spoken(text, ()) or ""):
-            self._retracting.set()
+        async with self._locks.setdefault(channel, asyncio.Lock()):
+            if await self.store.retract([message], rules.spoken(text, attachments)):
+                self._retracting.set()
+
+    async def compared(
+        self, channel: int, oldest: int, standing: Mapping[int, tuple[str, Sequence[str]] | None]
+    ) -> None:
+        """What a channel holds from `oldest` on, by message, with its text where it was edited; the rest is gone.
+
+        Deletions and edits of the time without a gateway come no other way.
+        """
+        gone = self.store.standing(channel, oldest) - standing.keys()
+        if gone:
+            await self.deleted(channel, sorted(gone))
+        for message, edited in standing.items():
+            if edited is not None:
+                await self.edited(channel, message, *edited)
 
     async def pass_on(self) -> None:
         """Tell chat of deletions and edits, for ever; what it could not take is told again."""

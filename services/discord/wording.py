@@ -88,22 +88,23 @@ def notice(binding: Binding, npcs: Sequence[str], *, content: bool) -> str:
     return NOTICE.format(npcs=escaped(" and ".join(npcs)), heard=heard)
 
 
-def explanation(told: chat_pb2.ExplainTurnResponse) -> str:
-    """Why an NPC spoke, for people: no text, ids of what it was reminded of."""
+def explanation(told: chat_pb2.ExplainTurnResponse, binding: Binding) -> str:
+    """Why an NPC spoke, for people: no text, ids of what it was reminded of, nobody's name who is in the game."""
     turn = told.turn
     lines = [
         f"**{escaped(turn.npc_name or 'Nobody')}**: {turn.reason or told.obligation or 'the gate'}"
         f" (turn `{turn.turn_id}`, runtime {turn.runtime or 'none'}, revision {turn.revision_seen})"
     ]
-    if told.candidates:
-        best = sorted(told.candidates, key=lambda one: -one.probability)[:4]
+    shown = [one for one in told.candidates if one.id in binding.npcs or one.id.startswith(PREFIX)]
+    if shown:
+        best = sorted(shown, key=lambda one: -one.probability)[:4]
         scores = ", ".join(
             f"{escaped(one.name)} {one.probability:.0%}{' ' + one.excluded if one.excluded else ''}" for one in best
         )
         lines.append(f"Next to speak: {scores}; any NPC {told.p_any_npc:.0%} against {told.tau:.0%}")
     if told.recalled:
-        shown = ", ".join(f"`{one.utterance_id}` ({', '.join(sorted(one.legs))})" for one in told.recalled[:5])
-        lines.append(f"Reminded of: {shown}")
+        named = ", ".join(f"`{one.utterance_id}` ({', '.join(sorted(one.legs))})" for one in told.recalled[:5])
+        lines.append(f"Reminded of: {named}")
     if told.notes:
         lines.append(f"Notes: {', '.join(told.notes)}")
     return "\n".join(lines)[:LENGTH_MAX]

@@ -275,12 +275,12 @@ async def test_discord_keeps_bindings_and_who_said_what(engine: Engine) -> None:
     await store.bind(binding)
     await store.heard(1, 77, "t", "w", "u-1")
     await store.begin(1, 9, 1)
-    await store.sent(1, Sent(80, "w", "turn-1", "mara"))
+    await store.sent(1, Sent(80, "w", "turn-1", "mara"), 9, 1)
     await store.retract([77])
     database = await again(engine, database, "discord", DISCORD, DISCORD_LAYOUT)
     store = DiscordStore(database)
     assert [one.last_message for one in store.bindings()] == [77]
-    assert store.sending(1) == (9, 1)
+    assert store.sending(1) == (9, 2), "the first piece stands there"
     assert store.sent_as(1, 80) == Sent(80, "w", "turn-1", "mara")
     assert [one.utterance for one in store.retractions(5)] == ["u-1"]
     await database.close()

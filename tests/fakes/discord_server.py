@@ -76,6 +76,29 @@ class FakeDiscord:
         }  # fmt: skip
         self.messages[str(number)] = []
 
+    def thread(self, number: int, parent: int, name: str) -> None:
+        """A thread of a channel."""
+        self.channels[str(number)] = {
+            "id": str(number), "type": 11, "guild_id": GUILD, "name": name, "parent_id": str(parent), "owner_id": "1",
+            "message_count": 0, "member_count": 1, "rate_limit_per_user": 0, "flags": 0,
+            "thread_metadata": {
+                "archived": False, "auto_archive_duration": 1440, "archive_timestamp": "2024-01-01T00:00:00+00:00",
+                "locked": False, "create_timestamp": "2024-01-01T00:00:00+00:00",
+            },
+        }  # fmt: skip
+        self.messages[str(number)] = []
+
+    async def restrict(self, channel: int) -> None:
+        """A channel becomes age-restricted."""
+        self.channels[str(channel)]["nsfw"] = True
+        await self.dispatch("CHANNEL_UPDATE", self.channels[str(channel)])
+
+    async def remove(self, channel: int) -> None:
+        """A channel or thread is deleted."""
+        gone = self.channels.pop(str(channel))
+        self.messages.pop(str(channel))
+        await self.dispatch("THREAD_DELETE" if gone["type"] == 11 else "CHANNEL_DELETE", gone)
+
     def snowflake(self) -> str:
         """An id of now."""
         self._serial += 1
@@ -106,7 +129,7 @@ class FakeDiscord:
     async def edit(self, channel: int, message: int, text: str) -> None:
         for one in self.messages[str(channel)]:
             if one["id"] == str(message):
-                one["content"] = text
+                one.update(content=text, edited_timestamp=datetime.now(UTC).isoformat())
                 await self.dispatch("MESSAGE_UPDATE", {**one, "guild_id": GUILD})
 
     async def delete(self, channel: int, *messages: int) -> None:
@@ -240,7 +263,8 @@ class FakeDiscord:
             "id": GUILD, "name": "Tavern", "owner_id": "1",
             "roles": [everyone, {**everyone, "id": ROLE, "name": "hosts", "permissions": "0"}],
             "emojis": [], "stickers": [], "features": [],
-            "channels": list(self.channels.values()), "threads": [], "members": [
+            "channels": [one for one in self.channels.values() if one["type"] != 11],
+            "threads": [one for one in self.channels.values() if one["type"] == 11], "members": [
                 {**_member(), "user": BOT}
             ], "member_count": 3, "large": False, "voice_states": [], "presences": [], "stage_instances": [],
             "guild_scheduled_events": [], "soundboard_sounds": [], "verification_level": 0,
@@ -289,7 +313,7 @@ class FakeDiscord:
                 self.answers.setdefault(token, []).append(body["content"])
                 return _answer(self._loose(body["content"]))
             case "POST", "webhooks", whose, token:
-                return self._hooked(whose, token, body)
+                return self._hooked(whose, token, body, request.query.get("thread_id"))
             case "GET", "channels", channel, "webhooks":
                 if self.forbid_webhooks:
                     return _answer({"message": "Missing Permissions", "code": 50013}, 403)
@@ -307,12 +331,12 @@ class FakeDiscord:
                 return _answer(self.channels[channel])
         return _answer({"message": "404: Not Found", "code": 10003}, 404)
 
-    def _hooked(self, whose: str, token: str, body: Any) -> web.Response:
+    def _hooked(self, whose: str, token: str, body: Any, thread: str | None) -> web.Response:
         hook = self.webhooks.get(whose)
         if hook is None or hook["token"] != token:
             return _answer({"message": "Unknown Webhook", "code": 10015}, 404)
         author = {"id": whose, "username": body["username"], "discriminator": "0000", "avatar": None, "bot": True}
-        return _answer(self._message(hook["channel_id"], author, body["content"], webhook_id=whose))
+        return _answer(self._message(thread or hook["channel_id"], author, body["content"], webhook_id=whose))
 
     def _page(self, channel: str, query: Any) -> list[dict[str, Any]]:
         found = self.messages[channel]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,21 @@ async def test_pruning_goes_by_age_and_cap_and_spares_what_outlives_sessions() -
     await database.close()
 
 
+async def test_what_an_npc_answered_makes_room_last_of_a_surplus() -> None:
+    lines = [a_line(n, f"line {n}") for n in range(1, 11)]
+    # An NPC's line answers the player whose words caused it, not everybody who spoke before it.
+    lines[2] = replace(lines[2], speaker_id="mara", kind="npc", turn_id="t1", owner="p1")
+    lines[1] = replace(lines[1], speaker_id="p2", owner="p2")
+    database = store_of(lines)
+    db = database._writer
+    assert recall_store.prune(db, 0, 0, 8, 500) == 2
+    left = [seq for (seq,) in db.execute("SELECT seq FROM utterances ORDER BY seq")]
+    assert left == [1, 4, 5, 6, 7, 8, 9, 10], "the oldest was answered and stays; who was not, and the answer, go"
+    assert recall_store.prune(db, 0, 0, 2, 500) == 6
+    assert [seq for (seq,) in db.execute("SELECT seq FROM utterances ORDER BY seq")] == [9, 10]
+    await database.close()
+
+
 async def test_a_world_that_ends_is_remembered_only_across_sessions() -> None:
     database = store_of([a_line(1, "the red door"), a_line(2, "the blue door", lasting=True)])
     db, reader = database._writer, RecallReader(database._writer)
@@ -347,10 +363,19 @@ def a_memory(number: int, *, speaker: str = "p1", at_ms: int = 0, text: str = ""
 
 def test_ranks_of_the_legs_are_merged() -> None:
     memories = [a_memory(n, speaker=f"s{n}") for n in range(1, 5)]
-    found = recall.ranked(memories, {"words": [1, 2, 3], "meaning": [3, 1]}, Cue("", "x", 0), recall.Weights())
+    found = recall.ranked(
+        memories, {"words": [1, 2, 3], "meaning": [3, 1]}, Cue("", "x", 0), recall.Weights(meaning=1.0)
+    )
     assert [one.memory.id for one in found][:2] == [1, 3]
     assert found[0].legs == {"words": 1, "meaning": 2}
     assert found[0].score == pytest.approx(1 / 61 + 1 / 62)
+
+
+@given(st.integers(0, 5000))
+def test_meaning_counts_the_less_the_fewer_lines_there_are(lines: int) -> None:
+    weights = recall.of_scope(recall.Weights(meaning=0.5), lines)
+    assert weights.meaning == pytest.approx(0.5 if lines >= recall.MANY else 0.5 * lines / recall.MANY)
+    assert (weights.words, weights.recency) == (recall.Weights().words, recall.Weights().recency)
 
 
 def test_age_halves_and_presence_lifts() -> None:
