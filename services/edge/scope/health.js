@@ -1,20 +1,24 @@
 // Queues and runtimes, from the world's sync status and the public metrics; and the list of worlds.
 
 import { text } from "./api.js";
-import { $, element, list, ms, on, svg, tell, world } from "./world.js";
+import { $, count, element, list, ms, on, svg, tell, world } from "./world.js";
 
 const EVERY_MS = 4000, KEPT = 45;
 const history = new Map();
 let before = null;
 
+// What the tiles show; of a scrape's thousand lines nothing else is read.
+const WANTED = /^(earshot_(?:snapshots_total|queue_depth|sync_pending|requests_in_flight|connections|(?:stage_duration|loop_lag)_seconds_bucket))(?:{(.*)})? (\S+)/;
+
 // Prometheus text -> name -> [{labels, value}]
 function parsed(told) {
   const found = new Map();
   for (const line of told.split("\n")) {
-    const match = /^(earshot_\w+|process_\w+)(?:{(.*)})? (\S+)/.exec(line);
+    const match = WANTED.exec(line);
     if (!match) continue;
     const labels = Object.fromEntries([...(match[2] || "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map((one) => [one[1], one[2]]));
-    found.set(match[1], [...(found.get(match[1]) || []), { labels, value: Number(match[3]) }]);
+    if (!found.has(match[1])) found.set(match[1], []);
+    found.get(match[1]).push({ labels, value: Number(match[3]) });
   }
   return found;
 }
@@ -99,7 +103,7 @@ export function worlds(found) {
     const row = element("li"), button = element("button"), age = Math.max(0, now - one.revision_at);
     button.setAttribute("aria-pressed", String(one.id === world.id));
     button.append(element("b", one.id), element("span", one.closed ? "closed" : age < 15 ? "live" : ms(age * 1000) + " ago", "fresh " + (one.closed ? "small" : age < 15 ? "good" : "warn")),
-      element("span", `${one.npcs} NPCs, ${one.players} players, ${one.clusters} groups \u00b7 revision ${one.revision}`, "does"));
+      element("span", `${count(one.npcs, "NPC")}, ${count(one.players, "player")}, ${count(one.clusters, "group")} \u00b7 revision ${one.revision}`, "does"));
     button.addEventListener("click", () => tell("choose", one.id));
     row.append(button);
     return row;

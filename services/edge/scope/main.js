@@ -1,8 +1,8 @@
 // Wires the page: which world, how often it is looked at, which view is open.
 
 import { api, onKeyNeeded, pause } from "./api.js";
-import { $, forget, on, select, take, tell, world } from "./world.js";
-import { frames, theme } from "./map.js";
+import { $, count, forget, on, select, take, tell, world, write } from "./world.js";
+import { costs, frames, theme } from "./map.js";
 import * as health from "./health.js";
 import * as talk from "./talk.js";
 import "./people.js";
@@ -10,7 +10,7 @@ import "./people.js";
 const REFRESH_MS = 1000, HIDDEN_MS = 10000, WORLDS_MS = 5000, PLACES_MS = 60000;
 let turn = 0, linked = true, answered = true;
 
-function report(state, words) { $("status").dataset.state = state; $("status").lastElementChild.textContent = words; }
+function report(state, words) { if ($("status").dataset.state !== state) $("status").dataset.state = state; write($("status").lastElementChild, words); }
 function connection() {
   const up = linked && answered;
   $("lost").hidden = up;
@@ -38,9 +38,10 @@ async function refresh(mine) {
 }
 function header(told) {
   const npcs = told.entities.filter((one) => one.kind === "npc").length;
-  $("world-name").firstElementChild.textContent = told.id;
-  $("world-name").lastElementChild.textContent = `${npcs} NPCs, ${told.entities.length - npcs} players`;
-  document.title = told.id + " \u00b7 Earshot Scope";
+  write($("world-name").firstElementChild, told.id);
+  write($("world-name").lastElementChild, `${count(npcs, "NPC")}, ${count(told.entities.length - npcs, "player")}`);
+  const title = told.id + " \u00b7 Earshot Scope";
+  if (document.title !== title) document.title = title;
   if (linked) report(told.closed ? "wait" : "live", told.closed ? "Closed" : "Live, revision " + told.revision);
 }
 function choose(id) {
@@ -72,7 +73,7 @@ async function watchWorlds() {
 }
 async function watchPlaces() {
   for (;;) {
-    try { world.places = (await api("v1/locations")).locations; tell("spoke"); } catch { /* the map does without */ }
+    try { world.places = (await api("v1/locations")).locations; tell("places"); } catch { /* the map does without */ }
     await pause(world.places.length ? PLACES_MS : WORLDS_MS);
   }
 }
@@ -122,5 +123,5 @@ watchWorlds();
 watchPlaces();
 health.watch();
 // For who looks at the page from outside: its tests and its bench.
-globalThis.scope = { frames, world };
+globalThis.scope = { costs, frames, world };
 document.documentElement.dataset.ready = "true";

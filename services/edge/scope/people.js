@@ -25,47 +25,47 @@ function company(id) {
 }
 const health = (one) => one.health === undefined ? "" : Math.round(one.health) + (one.max_health ? " of " + Math.round(one.max_health) : "");
 
+// A row keeps its elements and writes only what is new: focus and scrolling stay where they are.
+function row(id, npc) {
+  const item = element("li"), button = element("button"), name = element("b"), state = element("span"), does = element("span", undefined, "does");
+  button.append(element("span", undefined, "mark"), name, state, does);
+  button.addEventListener("click", () => select(id));
+  item.append(button);
+  return { item, button, name, state, does, npc, said: {} };
+}
+function say(one, what, value, write) { if (one.said[what] !== value) { one.said[what] = value; write(value); } }
+
 function show() {
   if (document.body.dataset.view !== "people") return;
   const sorted = [...world.told.entities].sort((a, b) => a.kind.localeCompare(b.kind) || nameOf(a.id).localeCompare(nameOf(b.id)));
   const wanted = sorted.map((one) => {
-    const fresh = one.kind === "npc" ? freshness(one.id) : null, mates = company(one.id);
+    const npc = one.kind === "npc", told = npc ? freshness(one.id) : { words: "player", state: "small" }, mates = company(one.id);
     const doing = [one.action, one.location && "at " + one.location, one.health < one.max_health && "health " + health(one)].filter(Boolean).join(" \u00b7 ");
-    const facts = [nameOf(one.id), doing, list(mates), fresh && fresh.words, fresh && fresh.share, tintOf(one.id), world.selected === one.id];
-    let row = rows.get(one.id);
-    // A row is made anew only when it says something new: focus and scrolling stay where they are.
-    if (!row || row.dataset.facts !== JSON.stringify(facts)) {
-      row ||= element("li");
-      row.dataset.facts = JSON.stringify(facts);
-      const had = row.contains(document.activeElement), button = element("button");
-      button.setAttribute("aria-pressed", String(world.selected === one.id));
-      button.append(fresh ? ring(one.id) : diamond(), element("b", nameOf(one.id)), element("span", fresh ? fresh.words : "player", "fresh " + (fresh ? fresh.state : "small")),
-        element("span", [doing, mates.length && "with " + list(mates)].filter(Boolean).join(", "), "does"));
-      button.addEventListener("click", () => select(one.id));
-      row.replaceChildren(button);
-      if (had) button.focus();
-      rows.set(one.id, row);
-    }
-    return row;
+    let made = rows.get(one.id);
+    if (!made || made.npc !== npc) rows.set(one.id, (made = row(one.id, npc)));
+    say(made, "name", nameOf(one.id), (name) => { made.name.textContent = name; });
+    say(made, "does", [doing, mates.length && "with " + list(mates)].filter(Boolean).join(", "), (does) => { made.does.textContent = does; });
+    say(made, "words", told.words, (words) => { made.state.textContent = words; });
+    say(made, "state", told.state, (state) => { made.state.className = "fresh " + state; });
+    say(made, "mark", npc ? told.state + Math.round(told.share * 24) + tintOf(one.id) : "", () => made.button.firstChild.replaceChildren(npc ? ring(one.id) : diamond()));
+    say(made, "chosen", String(world.selected === one.id), (chosen) => made.button.setAttribute("aria-pressed", chosen));
+    return made.item;
   });
   for (const id of rows.keys()) if (!world.kinds.has(id)) rows.delete(id);
   const box = $("people");
-  if (wanted.length !== box.children.length || wanted.some((row, at) => box.children[at] !== row)) box.replaceChildren(...wanted);
+  if (!wanted.length) box.replaceChildren(element("li", "Nobody is here", "empty"));
+  else if (wanted.length !== box.children.length || wanted.some((item, at) => box.children[at] !== item)) box.replaceChildren(...wanted);
 }
 
+let shown = "";
 function card() {
   const one = world.told && world.told.entities.find((other) => other.id === world.selected), box = $("card");
   box.hidden = !one;
-  if (!one) return;
-  const head = element("h3", nameOf(one.id)), close = element("button", "\u2715", "quiet"), facts = [];
-  close.setAttribute("aria-label", "Close");
-  close.addEventListener("click", () => select(one.id));
-  head.prepend(one.kind === "npc" ? ring(one.id) : diamond());
-  head.append(close);
-  if (one.action) facts.push(["Does", one.action]);
-  if (one.location) facts.push(["At", one.location]);
-  if (health(one)) facts.push(["Health", health(one)]);
-  facts.push(["Hears", list(company(one.id)) || "nobody"]);
+  if (!one) { shown = ""; return; }
+  const facts = [["Hears", list(company(one.id)) || "nobody"]];
+  if (health(one)) facts.unshift(["Health", health(one)]);
+  if (one.location) facts.unshift(["At", one.location]);
+  if (one.action) facts.unshift(["Does", one.action]);
   const sync = world.fresh.get(one.id);
   if (one.kind === "npc") {
     facts.push(["Memory", freshness(one.id).words]);
@@ -77,6 +77,15 @@ function card() {
   }
   const told = element("dl");
   for (const [name, value] of facts) told.append(element("dt", name), element("dd", value));
+  const whole = one.id + nameOf(one.id) + tintOf(one.id);
+  const mark = one.kind === "npc" ? ring(one.id) : diamond();
+  if (shown === whole) { box.firstChild.firstChild.replaceWith(mark); box.lastChild.replaceWith(told); return; }  // its button may have the focus
+  shown = whole;
+  const head = element("h3", nameOf(one.id)), close = element("button", "\u2715", "quiet");
+  close.setAttribute("aria-label", "Close");
+  close.addEventListener("click", () => select(one.id));
+  head.prepend(mark);
+  head.append(close);
   box.replaceChildren(head, told);
 }
 on("world", () => { show(); card(); });

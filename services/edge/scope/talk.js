@@ -4,9 +4,11 @@ import { api, follow, stored } from "./api.js";
 import { $, colourOf, element, list, ms, nameOf, on, options, tell, world } from "./world.js";
 import { explain, words } from "./why.js";
 
-const FEED_MAX = 300, BACK = 80;
+const FEED_MAX = 300, BACK = 80, GATHER_MS = 120;
 const feed = $("feed"), box = $("feedbox");
 const visitor = stored("visitor", () => "visitor-" + Math.random().toString(36).slice(2, 10));
+// Items of turns that go on, by turn; and what the next picture of the page adds, all at once.
+const speaking = new Map(), fresh = [];
 let chosen = "", previous = null, stop = new AbortController(), seen = 0;
 
 export async function watch(id) {
@@ -15,7 +17,8 @@ export async function watch(id) {
   const { signal } = stop;
   feed.replaceChildren(element("li", "Nothing was said yet. Say something below, or start the tavern: earshot demo", "empty"));
   previous = null;
-  seen = 0;
+  seen = fresh.length = 0;
+  speaking.clear();
   let cursor = null;
   try {
     const end = (await api("v1/events?world=" + encodeURIComponent(id), { signal })).cursor;
@@ -36,14 +39,20 @@ function show(event) {
   append(item);
 }
 function append(item) {
-  const first = feed.querySelector(".empty");
-  if (first) first.remove();
-  const atEnd = box.scrollHeight - box.scrollTop - box.clientHeight < 80;
   item.hidden = hides(item);
-  feed.append(item);
+  fresh.push(item);
+  if (fresh.length > FEED_MAX) fresh.shift();
+  if (fresh.length === 1) setTimeout(() => { if (fresh.length) flush(); }, GATHER_MS);
+}
+const low = (room) => box.scrollHeight - box.scrollTop - box.clientHeight < room;
+// Added together, so that the page is laid out once; the list stays at its end if it was there.
+function flush() {
+  const first = feed.querySelector(".empty"), atEnd = low(80), shown = fresh.some((item) => !item.hidden);
+  if (first) first.remove();
+  feed.append(...fresh.splice(0));
   while (feed.children.length > FEED_MAX) feed.firstChild.remove();
   if (atEnd) box.scrollTop = box.scrollHeight;
-  else if (!item.hidden) $("newest").hidden = false;
+  else if (shown) $("newest").hidden = false;
 }
 const hides = (item) => Boolean(chosen && item.dataset.conversation && item.dataset.conversation !== chosen);
 
@@ -55,7 +64,8 @@ function said(event) {
   settle(who.id);
   tell("spoke");
   const item = element("li", undefined, "line " + (npc ? "npc" : "player"));
-  if (event.turn_id) item.dataset.turn = event.turn_id;
+  if (event.turn_id) { speaking.delete(event.turn_id); speaking.set(event.turn_id, item); }
+  if (speaking.size > FEED_MAX) speaking.delete(speaking.keys().next().value);
   const key = who.id + event.conversation_id + (event.turn_id || "");
   if (previous === key) item.classList.add("same");
   previous = key;
@@ -94,12 +104,15 @@ function turned(event) {
   settle(event.npc_id);
   const facts = [words(event), event.revision_seen && "knew revision " + event.revision_seen + (event.age_ms ? ", " + ms(event.age_ms) + " old" : ""),
     event.first_sentence_ms && "first words after " + ms(event.first_sentence_ms), event.runtime];
-  const lines = feed.querySelectorAll(`[data-turn="${CSS.escape(event.turn_id)}"]`), at = lines[lines.length - 1];
+  const at = speaking.get(event.turn_id);
+  speaking.delete(event.turn_id);
   const target = at ? element("p", undefined, "meta") : element("li", undefined, "aside");
   target.append(facts.filter(Boolean).join(" \u00b7 ") + " ", why(event));
   if (!at) { previous = null; return target; }
+  if (!at.isConnected) { at.append(target); return null; }
+  const atEnd = low(120);
   at.append(target);
-  if (box.scrollHeight - box.scrollTop - box.clientHeight < 120) box.scrollTop = box.scrollHeight;
+  if (atEnd) box.scrollTop = box.scrollHeight;
   return null;
 }
 function settle(npc) { world.typing.delete(npc); }
@@ -126,7 +139,7 @@ $("conversation").addEventListener("change", () => {
 });
 $("quiet").addEventListener("change", () => { document.body.classList.toggle("wordsonly", $("quiet").checked); box.scrollTop = box.scrollHeight; });
 $("newest").addEventListener("click", () => { box.scrollTop = box.scrollHeight; });
-box.addEventListener("scroll", () => { if (box.scrollHeight - box.scrollTop - box.clientHeight < 80) $("newest").hidden = true; });
+box.addEventListener("scroll", () => { if (!$("newest").hidden && low(80)) $("newest").hidden = true; });
 
 $("speak").addEventListener("submit", async (event) => {
   event.preventDefault();

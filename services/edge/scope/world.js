@@ -74,7 +74,7 @@ export function freshness(id) {
   if (sync.last_error && sync.dirty) return { share: 1, state: "bad", words: "write failed, trying again" };
   if (sync.in_flight) return { share: 0.8, state: "warn", words: "being told" };
   if (!behind) return { share: 1, state: "good", words: "up to date" };
-  return { share: Math.max(0.15, 1 - behind / 20), state: "warn", words: behind + " behind; told before it speaks" };
+  return { share: Math.max(0.15, 1 - behind / 20), state: "warn", words: behind < 20 ? "told before it speaks" : "long ago; told before it speaks" };
 }
 
 export function element(tag, text, className) {
@@ -91,6 +91,8 @@ export function svg(tag, attributes) {
 export const $ = (id) => document.getElementById(id);
 export const list = (names) => names.length < 2 ? names.join("") : names.slice(0, -1).join(", ") + " and " + names.at(-1);
 export const ms = (value) => value < 1000 ? Math.round(value) + " ms" : (value / 1000).toFixed(1) + " s";
+export const count = (number, what) => number + " " + what + (number === 1 ? "" : "s");
+export function write(box, text) { if (box.textContent !== text) box.textContent = text; }
 export const percent = (value) => Math.round(value * 100) + " %";
 
 // Options of a select, touched only when they change: an open list must not jump.
