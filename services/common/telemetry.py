@@ -48,6 +48,34 @@ M = TypeVar("M", Counter, Gauge, Histogram)
 disable_created_metrics()  # type: ignore[no-untyped-call] # the library types it not
 
 
+class _Remembered:
+    """A metric that finds the series of labels that it has seen at once: the library takes a lock and copies them."""
+
+    def labels(self, *values: Any, **named: Any) -> Any:
+        if named:
+            return super().labels(*values, **named)  # type: ignore[misc] # of the metric that this is mixed into
+        try:
+            return self._series[values]
+        except AttributeError:
+            self._series: dict[tuple[Any, ...], Any] = {}
+        except KeyError:
+            pass
+        found = self._series[values] = super().labels(*values)  # type: ignore[misc] # as above
+        return found
+
+
+class _Counter(_Remembered, Counter):
+    pass
+
+
+class _Gauge(_Remembered, Gauge):
+    pass
+
+
+class _Histogram(_Remembered, Histogram):
+    pass
+
+
 class _Described(Generic[M]):
     """A metric as data; each `Metrics` has its own made of it.
 
@@ -77,17 +105,17 @@ class _Described(Generic[M]):
 
 
 def _counter(name: str, says: str, *labels: str, known: Iterable[str | tuple[str, ...]] = ()) -> _Described[Counter]:
-    return _Described(Counter, name, says, labels, known)
+    return _Described(_Counter, name, says, labels, known)
 
 
 def _gauge(name: str, says: str, *labels: str, known: Iterable[str | tuple[str, ...]] = ()) -> _Described[Gauge]:
-    return _Described(Gauge, name, says, labels, known)
+    return _Described(_Gauge, name, says, labels, known)
 
 
 def _histogram(
     name: str, says: str, edges: Sequence[float], *labels: str, known: Iterable[str | tuple[str, ...]] = ()
 ) -> _Described[Histogram]:
-    return _Described(Histogram, name, says, labels, known, buckets=edges)
+    return _Described(_Histogram, name, says, labels, known, buckets=edges)
 
 
 class Metrics:

@@ -52,6 +52,8 @@ function choose(id) {
   talk.watch(id);
   if (document.body.dataset.view === "worlds") open("talk");
 }
+// Where something happens: the world that was told of last.
+const newest = (found) => found.reduce((best, one) => !one.closed && (best.closed || one.revision_at > best.revision_at) ? one : best);
 async function watchWorlds() {
   for (;;) {
     try {
@@ -65,7 +67,7 @@ async function watchWorlds() {
       const sorted = [...found.filter((one) => !one.closed), ...found.filter((one) => one.closed)];
       health.worlds(sorted);
       const wanted = decodeURIComponent(location.hash.slice(1));
-      if (!world.id && sorted.length) choose(sorted.some((one) => one.id === wanted) ? wanted : sorted[0].id);
+      if (!world.id && sorted.length) choose(sorted.some((one) => one.id === wanted) ? wanted : newest(sorted).id);
       else if (!sorted.length) report("wait", "No world yet");
     } catch (error) { if (error.status === undefined) { answered = false; connection(); } }
     await pause(document.hidden ? HIDDEN_MS : WORLDS_MS);

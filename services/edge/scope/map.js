@@ -17,12 +17,14 @@ const GLIDE_MS = 1000, FASTEST_MS = 33, SLOWEST_MS = 200, SHARE = 0.08, STEP_PX 
 const BUBBLE_MS = 4500, TYPING_MS = 30000, RINGS_MAX = 24, KEPT = 600;
 // How long each picture took, its script alone and until it was handed over: for the browser's tests and bench.
 export const frames = [], costs = [];
-let ink = {}, ratio = 1, timer = 0, asked = false, last = 0, lively = 0, cost = 0, began = 0, grown = true, told = true, seen = -1, scale = 0, places = [];
+let ink = {}, ratio = 1, shade = 0.2, timer = 0, asked = false, last = 0, lively = 0, cost = 0, began = 0, grown = true, told = true, seen = -1, scale = 0, places = [];
 
 export function theme() {
   const style = getComputedStyle(document.documentElement);
   ink = Object.fromEntries(["map", "grid", "ink", "soft", "line", "strong", "npc", "player", "good", "warn", "bad", "accent", "panel"].map((name) => [name, style.getPropertyValue("--" + name).trim()]));
   ratio = Math.min(devicePixelRatio || 1, 2);
+  // Colours need more of themselves to show on a dark ground.
+  shade = document.documentElement.dataset.theme === "dark" ? 0.32 : 0.2;
   dress(ink, ratio);
   grown = told = true;
   draw();
@@ -168,7 +170,7 @@ function groups() {
     pen.beginPath();
     for (const [x, z] of hull(points)) pen.lineTo(x, z);
     pen.closePath();
-    pen.fillStyle = colourOf(one.id); pen.globalAlpha = 0.2; pen.fill();
+    pen.fillStyle = colourOf(one.id); pen.globalAlpha = shade; pen.fill();
   }
   pen.globalAlpha = 1;
 }

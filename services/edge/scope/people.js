@@ -1,6 +1,6 @@
 // Everybody in words, each NPC with its ring of freshness; and a card about who is selected.
 
-import { $, element, freshness, list, ms, nameOf, on, select, svg, tintOf, world } from "./world.js";
+import { $, count, element, freshness, list, ms, nameOf, on, select, svg, tintOf, world } from "./world.js";
 
 const rows = new Map();
 
@@ -39,14 +39,14 @@ function show() {
   if (document.body.dataset.view !== "people") return;
   const sorted = [...world.told.entities].sort((a, b) => a.kind.localeCompare(b.kind) || nameOf(a.id).localeCompare(nameOf(b.id)));
   const wanted = sorted.map((one) => {
-    const npc = one.kind === "npc", told = npc ? freshness(one.id) : { words: "player", state: "small" }, mates = company(one.id);
+    const npc = one.kind === "npc", told = npc ? freshness(one.id) : { words: "player", tone: "small" }, mates = company(one.id);
     const doing = [one.action, one.location && "at " + one.location, one.health < one.max_health && "health " + health(one)].filter(Boolean).join(" \u00b7 ");
     let made = rows.get(one.id);
     if (!made || made.npc !== npc) rows.set(one.id, (made = row(one.id, npc)));
     say(made, "name", nameOf(one.id), (name) => { made.name.textContent = name; });
     say(made, "does", [doing, mates.length && "with " + list(mates)].filter(Boolean).join(", "), (does) => { made.does.textContent = does; });
     say(made, "words", told.words, (words) => { made.state.textContent = words; });
-    say(made, "state", told.state, (state) => { made.state.className = "fresh " + state; });
+    say(made, "tone", told.tone, (tone) => { made.state.className = "fresh " + tone; });
     say(made, "mark", npc ? told.state + Math.round(told.share * 24) + tintOf(one.id) : "", () => made.button.firstChild.replaceChildren(npc ? ring(one.id) : diamond()));
     say(made, "chosen", String(world.selected === one.id), (chosen) => made.button.setAttribute("aria-pressed", chosen));
     return made.item;
@@ -71,7 +71,7 @@ function card() {
     facts.push(["Memory", freshness(one.id).words]);
     if (sync && sync.agent_id) {
       facts.push(["Told", "revision " + sync.confirmed_revision + " of " + world.told.revision + (sync.age_ms ? ", " + ms(sync.age_ms) + " ago" : "")]);
-      facts.push(["Agent", sync.runtime + ", " + sync.turns + " turns, " + sync.writes + " writes"]);
+      facts.push(["Agent", sync.runtime + ", " + count(sync.turns, "turn") + ", " + count(sync.writes, "write")]);
       if (sync.last_error) facts.push(["Problem", sync.last_error]);
     }
   }

@@ -42,7 +42,7 @@ export function arrange(people, ink) {
     const picture = label(short(nameOf(one.id), 18), one.id === world.selected ? "bold" : "plain"), { w } = picture;
     const spots = [[0, 19], [0, -19], [w / 2 + 11, 0], [-w / 2 - 11, 0]];
     // The spot that it has first, so that names do not jump about.
-    const fits = (spot) => { const [dx, dz] = spots[spot]; return x + dx - w / 2 > -2 && x + dx + w / 2 < view.width + 2 && room.free(x + dx - w / 2 + 3, z + dz - 6, x + dx + w / 2 - 3, z + dz + 6); };
+    const fits = (spot) => { const [dx, dz] = spots[spot]; return x + dx - w / 2 > -2 && x + dx + w / 2 < view.width + 2 && z + dz > 8 && z + dz < view.height - 8 && room.free(x + dx - w / 2 + 3, z + dz - 6, x + dx + w / 2 - 3, z + dz + 6); };
     let spot = [at.spot ?? 0, 0, 1, 2, 3].find(fits);
     if (spot === undefined && one.id === world.selected) spot = 0;
     at.spot = spot;

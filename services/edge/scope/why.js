@@ -23,6 +23,8 @@ const FEATURES = {
   names_nobody: "nobody was named", everyone_previous: "said to everyone",
 };
 
+const SHOWN = 6;
+
 export function words(event) {
   const reason = (event.reason || "").toLowerCase();
   const silent = event.phase === "silent" || event.phase === "unheard";
@@ -66,7 +68,10 @@ function verdict(told) {
 }
 function candidates(told) {
   if (!told.candidates.length) return [];
-  const rows = [...told.candidates].sort((a, b) => b.probability - a.probability).map((one) => {
+  // Who spoke first, then the likeliest.
+  const spoke = (one) => one.id === told.turn.npc_id;
+  const sorted = [...told.candidates].sort((a, b) => spoke(b) - spoke(a) || b.probability - a.probability);
+  const rows = sorted.map((one) => {
     const row = element("div", undefined, "candidate"), track = element("div", undefined, "track"), bar = element("i");
     bar.style.width = percent(one.probability).replace(" ", "");
     if (one.kind === "player") bar.style.background = "var(--player)";
@@ -78,7 +83,11 @@ function candidates(told) {
     if (because.childNodes.length) row.append(because);
     return row;
   });
-  return [element("h3", "Who could have been next"), ...rows];
+  const rest = rows.splice(SHOWN);
+  if (!rest.length) return [element("h3", "Who could have been next"), ...rows];
+  const more = element("details");
+  more.append(element("summary", "and " + rest.length + " more, each " + percent(sorted[SHOWN].probability) + " or less", "small"), ...rest);
+  return [element("h3", "Who could have been next"), ...rows, more];
 }
 function knew(told) {
   const turn = told.turn, facts = [];

@@ -66,15 +66,16 @@ export function select(id) {
   tell("select");
 }
 
-// How fresh an NPC's agent is: a share of a ring, a colour name and words.
+// How fresh an NPC's agent is: a share of a ring and its colour, words and theirs. To be behind is no fault: what it does
+// not know yet it is told before it speaks.
 export function freshness(id) {
   const sync = world.fresh.get(id);
-  if (!sync || !sync.agent_id) return { share: 0, state: "soft", words: "not needed yet" };
+  if (!sync || !sync.agent_id) return { share: 0, state: "soft", tone: "soft", words: "not needed yet" };
   const behind = sync.revisions_behind || 0;
-  if (sync.last_error && sync.dirty) return { share: 1, state: "bad", words: "write failed, trying again" };
-  if (sync.in_flight) return { share: 0.8, state: "warn", words: "being told" };
-  if (!behind) return { share: 1, state: "good", words: "up to date" };
-  return { share: Math.max(0.15, 1 - behind / 20), state: "warn", words: behind < 20 ? "told before it speaks" : "long ago; told before it speaks" };
+  if (sync.last_error && sync.dirty) return { share: 1, state: "bad", tone: "bad", words: "write failed, trying again" };
+  if (sync.in_flight) return { share: 0.8, state: "warn", tone: "soft", words: "being told" };
+  if (!behind) return { share: 1, state: "good", tone: "good", words: "up to date" };
+  return { share: Math.max(0.15, 1 - behind / 20), state: "warn", tone: "soft", words: "told before it speaks" };
 }
 
 export function element(tag, text, className) {
