@@ -51,7 +51,9 @@ def arrange(draft: Draft, conversation_id: str) -> None:
     if conversation is None or conversation.floor is not None:
         return
     for owed in conversation.owed:
-        lost = "LEFT" if owed.npc_id not in conversation.members else ""
+        # An answer is not given behind the back of who asked.
+        together = {owed.npc_id, owed.player_id} <= conversation.members.keys()
+        lost = "" if together else "LEFT"
         lost = lost or ("" if scene.has_listeners(draft, conversation) else "NOBODY_LISTENS")
         if lost:
             draft.change(conversation_id, owed=_without(draft.conversations[conversation_id].owed, owed))

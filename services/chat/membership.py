@@ -209,7 +209,9 @@ def _move_utterances(
 
 
 def _undecided_moves(draft: Draft, utterance_id: str, conversation_id: str) -> None:
-    if conversation_id in draft.conversations:
+    here = draft.conversations.get(conversation_id)
+    if here is not None and here.undecided != utterance_id:
+        draft.change_utterance(here.undecided, reason="SUPERSEDED")
         draft.change(conversation_id, undecided=utterance_id)
 
 

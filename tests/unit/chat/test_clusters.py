@@ -146,3 +146,36 @@ async def test_a_returned_goodbye_closes_the_pair() -> None:
         # One goodbye, returned once; then neither begins again.
         assert len(spoken) <= 4
         assert room.sync.open == 0
+
+
+async def test_an_npc_that_still_owes_an_answer_does_not_give_it_behind_the_askers_back() -> None:
+    async with tavern(lambda _: Line(("Hm.", "Well."), first_s=1.0, each_s=1.0)) as room:
+        room.state.move({"L1": ["mara", "brom", "p1", "p2"]})
+        asking = asyncio.create_task(room.say("p1", "Mara, Brom, what do you say?"))
+        await asyncio.sleep(1.2)
+        room.state.move({"L1": ["mara", "brom", "p2"], "L2": ["wyn", "p1"]})
+        answer = await asking
+        assert [reply.npc_id for reply in answer.replies] == ["mara"]
+        assert ("brom", "failed", "LEFT") in await room.phases()
+        assert [request.npc.npc_id for request in room.sync.requests] == ["mara"]
+        # Who comes back and asks again is answered.
+        room.state.move({"L1": ["mara", "brom", "p1", "p2"]})
+        assert [reply.npc_id for reply in (await room.say("p1", "Brom, so?")).replies] == ["brom"]
+
+
+async def test_of_two_undecided_lines_that_meet_the_one_that_yields_is_told_why() -> None:
+    async with tavern(lambda _: Line(TALE, first_s=1.0, each_s=1.0), tau=1.0) as room:
+        room.state.move({"L1": ["mara", "p1", "p3"], "L2": ["brom", "p2", "p4"]})
+        tales = [room.say("p1", "Mara, a tale!", wait=0), room.say("p2", "Brom, a tale!", wait=0)]
+        await asyncio.gather(*tales)
+        await asyncio.sleep(1.5)
+        remarks = [asyncio.create_task(room.say(who, "What a day.")) for who in ("p3", "p4")]
+        await asyncio.sleep(0.1)
+        room.state.move(
+            {"L1": ["mara", "p1", "p3", "brom", "p2", "p4"]}, [("merged", "L1", ["brom", "p2", "p4"], "L2")]
+        )
+        answers = await asyncio.gather(*remarks)
+        assert [(answer.outcome, answer.reason) for answer in answers] == [
+            (chat_pb2.SAY_OUTCOME_SILENT, "SUPERSEDED"),
+            (chat_pb2.SAY_OUTCOME_SILENT, "GATE"),
+        ]
