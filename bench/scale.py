@@ -30,6 +30,7 @@ WORLDS, FRAMES = 32, 8
 SNAPSHOTS, POLLS, LINES, MORE_WORLDS = 800, 2000, 240, 200
 TABLES = 4
 AT_ONCE = 8
+NPCS, AGAIN_S = 50, 5.0
 SETTLE_S = 6.0
 SETTLE_FIRST_S = 30.0
 IDLE_S, IDLE_LOOKS = 3.0, 4
@@ -61,7 +62,7 @@ async def _measured(folder: Path, rounds: int) -> list[dict[str, Any]]:
         target.commands = [*target.commands, Command(edge.arguments, {**edge.environment, **apart})]
         await asyncio.to_thread(target.start, folder)
         try:
-            return await _costs(target, client, model, rounds)
+            return await _costs(target, client, model, rounds, folder)
         finally:
             await asyncio.to_thread(target.stop)
 
@@ -77,7 +78,9 @@ def _settings(model: Model) -> dict[str, str]:
     }
 
 
-async def _costs(target: Target, client: httpx.AsyncClient, model: Model, rounds: int) -> list[dict[str, Any]]:
+async def _costs(
+    target: Target, client: httpx.AsyncClient, model: Model, rounds: int, folder: Path
+) -> list[dict[str, Any]]:
     base = f"http://127.0.0.1:{target.port}"
     bodies = [crowd.frames(world, FRAMES) for world in range(WORLDS)]
 
@@ -116,7 +119,18 @@ async def _costs(target: Target, client: httpx.AsyncClient, model: Model, rounds
     records.append(Result("model calls a line, to an NPC by name", (model.calls - asked) / LINES, "calls").record())
     speaker.close()
     progress(f"scale: {MORE_WORLDS} more worlds")
-    return records + await _memory(target, client, base)
+    records += await _memory(target, client, base)
+    progress("scale: kill -9 of all, and up again")
+    return [*records, await _again(target, folder)]
+
+
+async def _again(target: Target, folder: Path) -> dict[str, Any]:
+    """From kill -9 of every process to the first snapshot that is applied, with what the worlds of before hold."""
+    target.kill()
+    began = time.monotonic()
+    await asyncio.to_thread(target.start, folder)
+    name = f"up again after kill -9, with {NPCS * (WORLDS + MORE_WORLDS):,} NPCs"
+    return Result(name, time.monotonic() - began, "s", AGAIN_S, "less").record()
 
 
 async def _idle(target: Target) -> tuple[float, ...]:

@@ -96,6 +96,14 @@ class Target:
                 process.wait()
         self._processes.clear()
 
+    def kill(self) -> None:
+        """As a crash: SIGKILL to every process."""
+        for process in self._processes:
+            process.kill()
+        for process in self._processes:
+            process.wait()
+        self._processes.clear()
+
     @property
     def pids(self) -> list[int]:
         return [process.pid for process in self._processes]
