@@ -44,6 +44,8 @@ class Game:
     mark: int = 0
     cursor: int = 0
     said: int = 0
+    # Worlds end here after a short silence, which a busy machine may cause: one that says so shows nothing any more.
+    expires: bool = False
     # Requests that failed twice, by what was answered.
     failed: list[str] = field(default_factory=list)
     retried: int = 0
@@ -125,7 +127,9 @@ class Game:
     async def _look(self) -> None:
         began = time.monotonic()
         answer = await self._ask("GET", f"/v1/worlds/{self.world}")
-        if answer is not None and answer.status_code == 200 and (seen := shown(answer.json())) is not None:
+        if answer is None or answer.status_code != 200 or (self.expires and answer.json().get("closed")):
+            return
+        if (seen := shown(answer.json())) is not None:
             self.history.add(Read(self.world, began, time.monotonic(), *seen))
 
     async def listen(self, stop: asyncio.Event) -> None:
@@ -265,7 +269,9 @@ class Troupe:
 def ends(
     http: httpx.Client, worlds: Sequence[str], headers: Mapping[str, str] | None = None, *, trimmed: bool = False
 ) -> dict[str, End]:
-    """Every world once its turns are over, or a minute has passed. trimmed: logs may have lost their beginnings."""
+    """Every world once its turns are over, or a minute has passed. trimmed: logs may have lost their beginnings, and
+    worlds may have ended by themselves.
+    """
     return {world: end for world in worlds if (end := _end(http, world, dict(headers or {}), trimmed)) is not None}
 
 
@@ -280,7 +286,8 @@ def _end(http: httpx.Client, world: str, headers: dict[str, str], trimmed: bool)
             log = tuple(_log(http, world, headers))
             if not _open_turns(log) or time.monotonic() > until:
                 first = log[0].seq if log else EVERYTHING
-                return End(*seen, log, kept_from=first if trimmed else 0)
+                ended = trimmed and bool(answer.json().get("closed"))
+                return End(*seen, log, kept_from=first if trimmed else 0, ended=ended)
         assert time.monotonic() < until + LOOK_S, f"{world}: {answer.status_code} {answer.text[:400]}"
         time.sleep(0.1)
 

@@ -95,13 +95,16 @@ Record = Session | Snapshot | Utterance | Read | Page
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """A world when everything is quiet. kept_from: entries of smaller number may have been trimmed."""
+    """A world when everything is quiet. kept_from: entries of smaller number may have been trimmed. ended: it shows
+    nothing any more, as a world does that nobody fed for long.
+    """
 
     revision: int
     mark: int
     log: tuple[Event, ...]
     kept_from: int = 0
     quiet: bool = True
+    ended: bool = False
 
 
 @dataclass(slots=True)
@@ -200,7 +203,8 @@ def _marks(snapshots: Sequence[Snapshot], reads: Sequence[Read], end: End) -> It
     sent: dict[int, float] = {}
     for one in snapshots:  # a mark is sent again when its snapshot got no answer
         sent[one.mark] = min(one.began, sent.get(one.mark, NEVER))
-    looks = sorted([(one.began, one.ended, one.mark) for one in reads] + [(NEVER, NEVER, end.mark)])
+    looks = sorted((one.began, one.ended, one.mark) for one in reads)
+    looks += [] if end.ended else [(NEVER, NEVER, end.mark)]
     floor, place = 0, 0
     for began, ended, mark in looks:
         while place < len(settled) and settled[place][0] < began:

@@ -40,7 +40,7 @@ AGEING = {
     "EARSHOT_RETENTION_H": "0.01",
     "EARSHOT_RECALL_DAYS": "0.0004",
     "EARSHOT_RECALL_LINES": "2000",
-    "EARSHOT_WORLD_EXPIRY_S": "20",
+    "EARSHOT_WORLD_EXPIRY_S": "30",
     "EARSHOT_SESSION_ABSENCE_S": "20",
     "EARSHOT_FIRST_SENTENCE_S": "0.5",
     "EARSHOT_PATIENCE_S": "1.5",
@@ -120,7 +120,7 @@ class Soak:
         number = 0
         while time.monotonic() < until:
             number += 1
-            game = Game(f"soak-{place}-{number}", History(), http, pace_s=0.5)
+            game = Game(f"soak-{place}-{number}", History(), http, pace_s=0.5, expires=True)
             stop = asyncio.Event()
             async with asyncio.TaskGroup() as playing:
                 playing.create_task(game.play(stop))
