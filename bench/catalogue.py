@@ -25,6 +25,7 @@ BENCHES: Mapping[str, str] = {
     "telemetry": "bench.telemetry",
     "recall": "bench.recall",
     "scale": "bench.scale",
+    "hour": "bench.hour",
 }
 
 
