@@ -262,7 +262,7 @@ def results(hours: dict[str, Hour]) -> list[Result]:
     above = sorted(value for one in every for value in one.above_ms)
     behind = [value for one in every for value in one.behind]
     said, calls = sum(one.said for one in every), sum(one.calls for one in every)
-    refused = sum(one.refused for one in every)
+    refused, early = (sum(counts) for counts in zip(*((one.refused, one.early) for one in every), strict=True))
     return [
         *(share(f"runtime writes, {name}", [one]) for name, one in hours.items()),
         share("runtime writes, in sum", every),
@@ -270,7 +270,7 @@ def results(hours: dict[str, Hour]) -> list[Result]:
                {"turns": float(len(behind)), "revisions behind at most": float(max(behind, default=0))}),
         Result("turns at once in one conversation", float(sum(one.overlaps for one in every)), "turns", 0.0, "less",
                {"turns": float(sum(one.turns for one in every))}),
-        Result("notices before the change that they speak of", float(sum(one.early for one in every)), "notices", 0.0, "less"),
+        Result("notices before the change that they speak of", float(early), "notices", 0.0, "less"),
         Result("from a line to the model asked, p50", median(above), "virtual ms"),
         Result("from a line to the model asked, p99", percentile(above, 0.99), "virtual ms"),
         Result("calls of the model per line", calls / max(said, 1), "calls",
