@@ -18,6 +18,7 @@ from services.chat.worlds import Worlds
 from services.common.clock import Clock
 from services.common.errors import EarshotError, from_rpc
 from services.common.logs import get_logger
+from services.common.ownership import partition_of
 
 CALL_S = 30.0
 # A job is tried again after this, for as long as a room or runtime does not answer: who asked was promised it.
@@ -37,15 +38,20 @@ class Eraser:
     clock: Clock
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def begin(self, tenant: str, player: str) -> Erasure:
-        """Start a job; the same player's pending one is answered instead of a second."""
-        for job in self.store.erasures("pending"):
-            if (job.tenant, job.player) == (tenant, player):
-                return job
-        job = Erasure(tenant, f"e-{uuid.uuid4().hex}", player, "pending", ())
-        await self.store.put_erasure(job, self.clock.now_ms())
+    async def begin(self, tenant: str, player: str, job_id: str = "") -> str:
+        """Start a job, or the parts of one that are about worlds here; answers its id.
+
+        The same player's pending one is answered instead of a second, where no id is given.
+        """
+        if not job_id:
+            for job in self.store.erasures("pending"):
+                if (job.tenant, job.player) == (tenant, player):
+                    return job.id
+        job_id = job_id or f"e-{uuid.uuid4().hex}"
+        for part in self.store.parts(tenant):
+            await self.store.put_erasure(Erasure(tenant, job_id, player, "pending", (), part), self.clock.now_ms())
         self._wake.set()
-        return job
+        return job_id
 
     def look(self) -> None:
         """Jobs may have come from another owner."""
@@ -56,7 +62,10 @@ class Eraser:
         while True:
             self._wake.clear()
             for job in self.store.erasures("purging"):
-                await self._purge(job)
+                try:
+                    await self._purge(job)
+                except EarshotError as error:
+                    _log.warning("erasure_delayed", reason=error.reason)
             late = [job for job in self.store.erasures("pending") if not await self._finished(job)]
             try:
                 async with asyncio.timeout(RETRY_S if late else None):
@@ -72,8 +81,13 @@ class Eraser:
             return False
         # The job's own row must not keep the id that it erased.
         forgotten = replace(job, state="purging", player="", receipts=receipts)
-        await self.store.put_erasure(forgotten, self.clock.now_ms())
-        await self._purge(forgotten)
+        try:
+            await self.store.put_erasure(forgotten, self.clock.now_ms())
+            await self._purge(forgotten)
+        except EarshotError as error:
+            # Its worlds went to another replica, or the store is away: there, or later.
+            _log.warning("erasure_delayed", reason=error.reason)
+            return False
         return True
 
     async def _purge(self, job: Erasure) -> None:
@@ -89,6 +103,7 @@ class Eraser:
         worlds = [
             world
             for world in self.store.worlds(job.tenant)
+            if job.part in (-1, partition_of(*world))
             if self.worlds.loaded(world) is not None or self.store.mentions(world, job.player)
         ]
         npcs = [

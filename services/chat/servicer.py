@@ -164,8 +164,8 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
     async def ErasePlayer(self, request: chat_pb2.ErasePlayerRequest, context: Any) -> chat_pb2.ErasePlayerResponse:
         if not request.player_id:
             raise BadInput("which player?", reason="PLAYER_REQUIRED")
-        job = await self._eraser.begin(request.tenant, request.player_id)
-        return chat_pb2.ErasePlayerResponse(erasure_id=job.id)
+        job = await self._eraser.begin(request.tenant, request.player_id, request.erasure_id)
+        return chat_pb2.ErasePlayerResponse(erasure_id=job)
 
     async def GetErasure(self, request: chat_pb2.GetErasureRequest, context: Any) -> chat_pb2.GetErasureResponse:
         job = self._store.erasure(request.tenant, request.erasure_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
@@ -16,8 +16,9 @@ import msgspec
 
 from services.chat import erasing, events, explaining, inputs, recall_store, recording_store
 from services.chat.effects import Explain
+from services.common.errors import Conflict, NotOwner
 from services.common.mirror import Layout
-from services.common.ownership import Fence
+from services.common.ownership import Fence, partition_of
 from services.common.store import MEMORY, Database
 
 SCHEMA = (
@@ -48,13 +49,16 @@ LAYOUT = Layout(
     # Vectors are made anew from the lines.
     derived=frozenset({"recall", "recall_version", "vectors", "unembedded"}),
     told=frozenset({"utterances", "scopes"}),
-    by_writer=frozenset({"scopes"}),
+    by_writer=frozenset({"scopes", "erasures"}),
     entered=recall_store.entered,
     leaving=recall_store.leaving,
 )
 
 # Log numbers that a life of the store (one fencing token) may have shown without leaving a trace: no life reuses them.
 SEQ_SKIP = 65_536
+
+# Of an erasure: that of its least advanced part is its own.
+STATES = ("failed", "pending", "purging", "done")
 
 # Lines of recall that are rewritten in one commit.
 ERASE_BATCH = 500
@@ -111,13 +115,17 @@ class Explained:
 
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """An erasure job. state: pending, purging (only the write-ahead log is left), done or failed."""
+    """An erasure job. state: pending, purging (only the write-ahead log is left), done or failed.
+
+    part: of a job that replicas share, the partition whose worlds this part is about; -1 = all.
+    """
 
     tenant: str
     id: str
     player: str
     state: str
     receipts: tuple[Receipt, ...]
+    part: int = -1
 
 
 @dataclass(slots=True)
@@ -191,9 +199,13 @@ class ChatStore:
     async def append(self, world: World, append: Append) -> None:
         """Durably append inputs with the events they led to, in one transaction."""
         fence, embeds = self.fence(world), self.embeds
-        await self._database.write(
-            lambda db: _append(db, world, append, fence.token, embeds), durable=True, fence=fence
-        )
+        try:
+            await self._database.write(
+                lambda db: _append(db, world, append, fence.token, embeds), durable=True, fence=fence
+            )
+        except sqlite3.IntegrityError:
+            # An append that was given up has landed after all: what is stored is ahead of memory, which is read anew.
+            raise Conflict("the world's log went on without this", reason="LANDED") from None
 
     def keep(self, world: World, append: Append) -> None:
         """Submit an append without waiting: for the last checkpoint when a world is put away."""
@@ -405,15 +417,34 @@ class ChatStore:
         return removed + len(naming)
 
     async def put_erasure(self, job: Erasure, now_ms: int) -> None:
-        """Create or update a job."""
+        """Create or update a job, or a part of one. Raises NotOwner for a part that is no longer here."""
         receipts = msgspec.msgpack.encode(job.receipts)
+        fence = None
+        if job.part >= 0:
+            fence = self._database.ownership.parts.get(job.part)
+            if fence is None:
+                raise NotOwner
+        row = f"{job.id}.{job.part}" if job.part >= 0 else job.id
         await self._database.write(
             lambda db: db.execute(
                 "INSERT INTO erasures VALUES (?,?,?,?,?,?) ON CONFLICT (tenant, id) DO UPDATE SET"
                 " state=excluded.state, player=excluded.player, receipts=excluded.receipts",
-                (job.tenant, job.id, job.player, job.state, now_ms, receipts),
-            )
+                (job.tenant, row, job.player, job.state, now_ms, receipts),
+            ),
+            fence=fence,
         )
+
+    def parts(self, tenant: str) -> list[int]:
+        """Partitions of which something of the tenant is kept here, and the one that speaks for it; [-1] = all is one.
+
+        Blocks: for a job that is begun.
+        """
+        here = self._database.ownership.parts
+        if not here:
+            return [-1]
+        rows = self._database.read("SELECT DISTINCT world FROM utterances WHERE tenant=?", (tenant,))
+        found = {partition_of(*world) for world in self.worlds(tenant)} | {partition_of(tenant, one) for (one,) in rows}
+        return sorted((found | {partition_of(tenant, "")}) & here.keys())
 
     def erasures(self, state: str) -> list[Erasure]:
         """Jobs in a state, oldest first."""
@@ -425,11 +456,16 @@ class ChatStore:
         ]
 
     def erasure(self, tenant: str, job_id: str) -> Erasure | None:
-        """One job."""
+        """One job, or what its parts here add up to."""
         rows = self._database.read(
-            "SELECT tenant, id, player, state, receipts FROM erasures WHERE tenant=? AND id=?", (tenant, job_id)
+            "SELECT tenant, id, player, state, receipts FROM erasures WHERE tenant=? AND (id=? OR id BETWEEN ? AND ?)",
+            (tenant, job_id, f"{job_id}.", f"{job_id}/"),
         )
-        return _erasure(rows[0]) if rows else None
+        jobs = [_erasure(row) for row in rows]
+        if not jobs:
+            return None
+        state = min((job.state for job in jobs), key=STATES.index)
+        return replace(jobs[0], state=state, receipts=tuple(one for job in jobs for one in job.receipts))
 
     async def purge_log(self) -> None:
         """Copy the WAL back and empty it, so that nothing erased lingers in it."""
@@ -576,8 +612,10 @@ def _retract(
 
 
 def _erasure(row: tuple[str, str, str, str, bytes]) -> Erasure:
-    tenant, job_id, player, state, receipts = row
-    return Erasure(tenant, job_id, player, state, msgspec.msgpack.decode(receipts, type=tuple[Receipt, ...]))
+    tenant, row_id, player, state, receipts = row
+    job_id, _, part = row_id.partition(".")
+    kept = msgspec.msgpack.decode(receipts, type=tuple[Receipt, ...])
+    return Erasure(tenant, job_id, player, state, kept, int(part) if part else -1)
 
 
 def _truncate_log(path: str) -> None:

@@ -131,9 +131,9 @@ def parse_target(target: str, settings: Settings) -> tuple[str, ...]:
 
 
 def _key_file(arguments: argparse.Namespace) -> KeyFile:
-    from services.edge.keys import KeyFile
+    from services.edge.shared_keys import keys_of
 
-    return KeyFile(Settings(**({"data": arguments.data} if arguments.data else {})))
+    return keys_of(Settings(**({"data": arguments.data} if arguments.data else {})))
 
 
 def _key_create(arguments: argparse.Namespace) -> int:

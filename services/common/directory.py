@@ -12,6 +12,8 @@ from services.common.ownership import PARTITIONS
 from services.common.registry import Registry
 
 EVERY_S = 0.5
+# For so long what was read is taken for what is.
+KNOWN_S = 2.0
 # Share of a lease that is left of it when its owner counts as quiet.
 QUIET = 0.4
 # What it takes to take over once a lease has run out.
@@ -63,7 +65,12 @@ class Directory:
         return max(self._leases.get(address, 0) - since, 0)
 
     def quiet(self, address: str) -> bool:
-        """Whether a replica has missed several beats: it hangs, or the machine does."""
+        """Whether a replica has missed several beats: it hangs, or the machine does.
+
+        False while the registry cannot be asked: then nobody's beats are heard, and who served goes on reading.
+        """
+        if asyncio.get_running_loop().time() - self._looked_at > KNOWN_S:
+            return False
         return self.left_ms(address) < self.lease_ms * QUIET
 
     def moving(self, address: str = "") -> Unavailable:

@@ -6,6 +6,7 @@ The kernel knows the contracts' messages and no room: merging is about repeated 
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +20,14 @@ SPLIT = frozenset({"state/BatchGetNpcContext", "sync/Refresh"})
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """Unary: `join` makes one answer of those by address."""
+    """Unary: `join` makes one answer of those by address.
+
+    prepare: what every replica is asked; lacking: one that answers NOT_FOUND just has no part in it.
+    """
 
     join: Callable[[Any, Mapping[str, Any]], Any]
-
-    def merge(self, request: Any, answers: Mapping[str, Any]) -> Any:
-        return self.join(request, answers)
+    prepare: Callable[[Any], Any] = lambda request: request
+    lacking: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,22 @@ def _receipts(request: Any, answers: Mapping[str, Any]) -> Any:
     return type(some)(receipts=list(merged.values()))  # type: ignore[misc]  # there is always a replica
 
 
+def _named(request: Any) -> Any:
+    """The parts of a job carry one id."""
+    if not request.erasure_id:
+        request.erasure_id = f"e-{uuid.uuid4().hex}"
+    return request
+
+
+def _erasure(request: Any, answers: Mapping[str, Any]) -> Any:
+    """A job is as far as its least advanced part."""
+    order = ("failed", "pending", "purging", "done")
+    joined = _receipts(request, answers)
+    joined.erasure_id = request.erasure_id
+    joined.state = min((answer.state for answer in answers.values()), key=order.index)
+    return joined
+
+
 GATHERED: Mapping[str, Any] = {
     "state/ListNpcs": Joined(_npcs),
     "state/WatchNpcs": Resumed(state_pb2.WatchNpcsResponse(gap=True)),
@@ -126,5 +145,7 @@ GATHERED: Mapping[str, Any] = {
     "state/DescribePlayer": Joined(_description),
     "state/ErasePlayer": Joined(_receipts),
     "sync/ErasePlayer": Joined(_receipts),
+    "chat/ErasePlayer": Joined(lambda _, answers: next(iter(answers.values())), _named),
+    "chat/GetErasure": Joined(_erasure, lacking=True),
     "chat/WatchEvents": Rung(chat_pb2.WatchEventsResponse()),
 }

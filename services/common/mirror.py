@@ -21,6 +21,8 @@ from services.common.redis_rows import SLOT_BITS, Batch, RedisRows
 
 # Ids that no two replicas ever make: milliseconds, then a replica's slot, then a count.
 COUNT_BITS = 11
+# The partition of a room that has one owner of everything.
+ROWS_IN = 0
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[Any]).decode
@@ -75,7 +77,7 @@ class Table:
 
     def within(self, partitions: Collection[int]) -> str:
         """SQL: the row's world lives in one of these. "" = rows of this table name none."""
-        if self.tenant < 0:
+        if self.tenant < 0 or (self.world < 0 and self.by_writer):
             return ""
         place = f"place(tenant, {'world' if self.world >= 0 else repr('')})"
         named = " AND world != ''" if self.world >= 0 else ""
@@ -136,8 +138,8 @@ class Mirror:
     def _places(self, table: Table, tenant: str | None, world: str, key: tuple[Any, ...]) -> Collection[int]:
         """The partitions that keep a row: none = it is not shared, several = they share it."""
         if self.layout.single:
-            return (0,)
-        if tenant is not None and (world or table.world < 0):
+            return (ROWS_IN,)
+        if tenant is not None and (world or (table.world < 0 and not table.by_writer)):
             return (partition_of(tenant, world),)
         if not table.by_writer:
             return ()

@@ -53,6 +53,11 @@ class Ownership(Protocol):
         """The highest token that is held here, 0 = none."""
         ...
 
+    @property
+    def parts(self) -> Mapping[int, Fence]:
+        """Where replicas share the worlds, the partitions that are served here; else none: all is one."""
+        ...
+
 
 class EmbeddedOwnership:
     """One owner of everything, with the token that its store handed out when it was opened."""
@@ -72,6 +77,10 @@ class EmbeddedOwnership:
     @property
     def life(self) -> int:
         return self._fences[0].token
+
+    @property
+    def parts(self) -> Mapping[int, Fence]:
+        return {}
 
 
 class LeasedOwnership:
@@ -110,6 +119,10 @@ class LeasedOwnership:
     @property
     def life(self) -> int:
         return max((fence.token for fence in self._fences.values()), default=0)
+
+    @property
+    def parts(self) -> Mapping[int, Fence]:
+        return self._fences
 
     def hold(self, tokens: Mapping[int, int]) -> None:
         """Serve partitions."""

@@ -26,6 +26,8 @@ BEATS = 5
 STOP_AFTER = 2 / 3
 # Partitions that are taken up in one go: others are served in between.
 TOGETHER = 64
+# Beats that a replica is not heard of before its partitions are taken.
+MISSED = 1
 RETRY_S = 0.2
 # Between looks for partitions that are being handed on to this replica.
 EXPECTING_S = 0.1
@@ -57,6 +59,47 @@ def _weight(replica: str, partition: int) -> bytes:
     return hashlib.blake2b(f"{replica} {partition}".encode(), digest_size=8).digest()
 
 
+class Turn:
+    """Work that one replica does at a time: it runs between `begin` and `end`."""
+
+    def __init__(self) -> None:
+        self._begun = asyncio.Event()
+        self._running: set[asyncio.Task[None]] = set()
+
+    def begin(self) -> None:
+        self._begun.set()
+
+    async def end(self) -> None:
+        """It runs no more once this returns."""
+        self._begun.clear()
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def of(self, work: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """A worker that does the work whenever it is this replica's turn."""
+
+        async def run() -> None:
+            while True:
+                await self._begun.wait()
+                task = asyncio.ensure_future(_awaited(work))
+                self._running.add(task)
+                try:
+                    await asyncio.wait((task,))
+                finally:
+                    self._running.discard(task)
+                    task.cancel()
+                if not task.cancelled():
+                    return task.result()
+
+        return run
+
+
+async def _awaited(work: Callable[[], Awaitable[None]]) -> None:
+    await work()
+
+
 class Replicas:
     """Keeps `ownership` true for one room of this process."""
 
@@ -77,7 +120,8 @@ class Replicas:
         self._me = me
         self._lease_s = lease_s
         self._monotonic = monotonic
-        self._alive: dict[str, str] = {}
+        self._alive: set[str] = set()
+        self._missed: dict[str, int] = {}
         self._tokens: dict[int, int] = {}
         self._lost: set[int] = set()
         self._doubt = False
@@ -114,7 +158,7 @@ class Replicas:
             if self._tokens and began > self._ownership.until:
                 self._doubt = True  # others may have taken over meanwhile
             try:
-                self._alive = await self._registry.beat(self._me, round(self._lease_s * 1000))
+                self._heard(await self._registry.beat(self._me, round(self._lease_s * 1000)))
             except EarshotError:
                 if reached:
                     _log.warning("lease_not_renewed")
@@ -127,6 +171,12 @@ class Replicas:
                 self._renew()
             self._wake.set()
             await asyncio.sleep(max(self._lease_s / BEATS - (self._monotonic() - began), 0.0))
+
+    def _heard(self, alive: dict[str, str]) -> None:
+        """Who was not heard of once may only be late: after an outage of the store everybody is."""
+        self._missed = {one: missed + 1 for one, missed in self._missed.items() if missed < MISSED}
+        self._missed |= dict.fromkeys(alive, 0)
+        self._alive = set(self._missed)
 
     def _renew(self) -> None:
         self._ownership.until = self._renewed + self._lease_s * STOP_AFTER
@@ -159,7 +209,7 @@ class Replicas:
         missing = sorted(wanted - self._tokens.keys())
         if missing:
             # Who came a moment ago may own some of them already.
-            self._alive = await self._registry.beat(self._me, round(self._lease_s * 1000))
+            self._alive |= (await self._registry.beat(self._me, round(self._lease_s * 1000))).keys()
         for start in range(0, len(missing), TOGETHER):
             await self._take(missing[start : start + TOGETHER])
         self._ownership.owners = {

@@ -15,7 +15,7 @@ import grpc
 from grpc.aio import AioRpcError, Metadata
 
 from services.common.directory import Directory
-from services.common.errors import EarshotError, NotOwner, Unavailable, from_rpc, to_trailers
+from services.common.errors import EarshotError, NotFound, NotOwner, Unavailable, from_rpc, to_trailers
 from services.common.gather import GATHERED, SPLIT
 from services.common.ownership import partition_of
 
@@ -231,10 +231,9 @@ class _Gathered:
         until = _until(timeout)
         await _patiently(self._directory, lambda: self._directory.complete, until)
         addresses, seen = self._directory.everybody(), self._directory.version
+        request = self._how.prepare(request)
         try:
-            answers = await asyncio.gather(
-                *(self._calls.at(address)(request, timeout=_left(until), metadata=metadata) for address in addresses)
-            )
+            answers = await asyncio.gather(*(self._ask(one, request, until, metadata) for one in addresses))
             await self._directory.refresh()
         except AioRpcError:
             self._directory.doubt()
@@ -243,7 +242,18 @@ class _Gathered:
             raise rpc_error(error) from None
         if not self._directory.complete or self._directory.version != seen:
             raise rpc_error(Unavailable("replicas changed meanwhile", reason="MOVING", retry_after_ms=500))
-        return self._how.merge(request, dict(zip(addresses, answers, strict=True)))
+        told = {one: answer for one, answer in zip(addresses, answers, strict=True) if answer is not None}
+        if not told:
+            raise rpc_error(NotFound("nobody knows of it"))
+        return self._how.join(request, told)
+
+    async def _ask(self, address: str, request: Any, until: float, metadata: Any) -> Any:
+        try:
+            return await self._calls.at(address)(request, timeout=_left(until), metadata=metadata)
+        except AioRpcError as error:
+            if self._how.lacking and error.code() is grpc.StatusCode.NOT_FOUND:
+                return None
+            raise
 
     def stream(self, request: Any, *, timeout: float | None = None, metadata: Any = None) -> Stream:
         return Stream(lambda holder: self._stream(request, timeout, metadata, holder))

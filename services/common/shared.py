@@ -15,7 +15,7 @@ from services.common.redis_rows import RedisRows, fit, new_slot
 from services.common.registry import Registry, Replica, client
 from services.common.replicas import BEATS, Holder, Replicas
 from services.common.routing import OWNED
-from services.common.settings import Settings
+from services.common.settings import SERVED, Settings
 from services.common.store import Database
 
 EVERYWHERE = ("0.0.0.0", "::", "[::]", "")
@@ -37,7 +37,9 @@ class Shared:
     # -- what this process is there ------------------------------------------------------------------------------------
 
     def address(self, room: str) -> str:
-        """Where others reach a room of this process."""
+        """Where others reach a room of this process, "" = nobody calls it."""
+        if room not in SERVED:
+            return ""
         address = self._settings.address(room)
         host, _, port = address.rpartition(":")
         if self._settings.advertise:

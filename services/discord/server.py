@@ -12,6 +12,8 @@ from earshot.state.v1 import state_pb2_grpc
 from services.common.app import App
 from services.common.errors import BadInput
 from services.common.logs import get_logger
+from services.common.mirror import ROWS_IN
+from services.common.replicas import Holder, Partitions, Turn
 from services.common.settings import Settings
 from services.discord.store import LAYOUT, SCHEMA, DiscordStore
 from services.discord.talk import Talk
@@ -31,13 +33,25 @@ async def bind(app: App) -> None:
     if settings.discord_api:
         discord_client.direct(settings.discord_api)
     app.calls("state", "chat")
-    store = DiscordStore(app.open_store("discord", SCHEMA, LAYOUT))
+    database = app.open_store("discord", SCHEMA, LAYOUT)
+    store = DiscordStore(database)
     chat = chat_pb2_grpc.ChatServiceStub(app.channels.to("chat"))
     state = state_pb2_grpc.StateServiceStub(app.channels.to("state"))
     talk = Talk(store, chat, state, random.Random().random)
-    talk.load()
-    app.worker("discord.retractions", talk.pass_on)
-    app.worker("discord.gateway", lambda: _serve(app, settings, talk, store, chat))
+    turn = Turn()
+
+    async def entered(partitions: Partitions) -> None:
+        if ROWS_IN in partitions:
+            talk.load()
+            turn.begin()
+
+    async def leaving(partitions: Partitions) -> None:
+        if ROWS_IN in partitions:
+            await turn.end()
+
+    await app.hold("discord", database, Holder(entered, leaving))
+    app.worker("discord.retractions", turn.of(talk.pass_on))
+    app.worker("discord.gateway", turn.of(lambda: _serve(app, settings, talk, store, chat)))
 
 
 async def _serve(app: App, settings: Settings, talk: Talk, store: DiscordStore, chat: object) -> None:

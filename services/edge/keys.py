@@ -88,7 +88,7 @@ class KeyFile:
             raise BadInput("an environment is named by 1 to 16 letters and digits", reason="INVALID_TENANT")
         text = f"ek_{env}_{secrets.token_hex(6)}_{secrets.token_hex(24)}"
         stored = StoredKey(text.split("_")[2], tenant, digest(text), now_ms)
-        self._save([*self.load(), stored])
+        self._save([*self.load(), stored], stored)
         return text, stored
 
     def revoke(self, key_id: str, now_ms: int) -> StoredKey:
@@ -97,11 +97,11 @@ class KeyFile:
         for index, stored in enumerate(keys):
             if stored.id == key_id:
                 keys[index] = msgspec.structs.replace(stored, revoked_ms=stored.revoked_ms or now_ms)
-                self._save(keys)
+                self._save(keys, keys[index])
                 return keys[index]
         raise NotFound("no key has this id", reason="UNKNOWN_KEY")
 
-    def _save(self, keys: list[StoredKey]) -> None:
+    def _save(self, keys: list[StoredKey], changed: StoredKey) -> None:
         if self.path is None:
             raise Conflict("keys need a data directory; this one keeps nothing", reason="NO_DATA_DIRECTORY")
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ from services.edge.existing import Existing
 from services.edge.game_sync import GameSync
 from services.edge.gateway import Gateway
 from services.edge.ingests import Submits, ingest_to
-from services.edge.keys import KeyFile, Tenants, is_loopback
+from services.edge.keys import Tenants, is_loopback
 from services.edge.listener import ListenFailed, bound_socket, listener
 from services.edge.messages import Messages
 from services.edge.npc_calls import NpcCalls
@@ -33,6 +33,7 @@ from services.edge.rooms import Rooms
 from services.edge.roster import RosterPages
 from services.edge.routes import Routes
 from services.edge.sessions import Sessions
+from services.edge.shared_keys import SharedKeys, keys_of, shared_secret
 from services.edge.snapshots import Snapshots
 from services.edge.stream import EventStream
 from services.edge.token import Tokens
@@ -84,7 +85,10 @@ def build(app: App) -> Edge:
     snapshots = Snapshots(ingest, settings, metrics, clock)
     messages = Messages(rooms, admission, settings)
     events = Events(rooms, doorbell, admission, settings, metrics, clock)
-    worlds, tokens, describer = Worlds(rooms), Tokens(settings), Describer(rooms, settings)
+    tokens = Tokens(settings, shared_secret(settings.store) if settings.store else b"")
+    worlds, describer, keys = Worlds(rooms), Describer(rooms, settings), keys_of(settings)
+    if isinstance(keys, SharedKeys):
+        app.worker("edge.keys", keys.run)
     app.on_close("edge.describer", describer.close)
     routes = [
         *snapshots.routes(),
@@ -101,7 +105,7 @@ def build(app: App) -> Edge:
         *Pages().routes(),
     ]
     contract = Contract(routes)
-    entry = Entry(Tenants(KeyFile(settings), tokens, clock), admission, networks(settings.trusted_proxies))
+    entry = Entry(Tenants(keys, tokens, clock), admission, networks(settings.trusted_proxies))
     limits = Limits(settings.body_limit, settings.body_limit_compressed, settings.body_timeout_s)
     sockets = WebSockets(rooms, entry, admission, events, doorbell, limits, clock)
     table = Routes([*routes, *contract.routes()])
@@ -112,7 +116,7 @@ def build(app: App) -> Edge:
 async def bind(app: App) -> None:
     """Add the edge to an app. Raises ListenFailed, and Forbidden for a public address without keys."""
     host, port = address_of(app.settings.listen)
-    keys = KeyFile(app.settings)
+    keys = keys_of(app.settings)
     if not is_loopback(host) and not keys.load():
         raise Forbidden(
             f"{app.settings.listen} can be reached from outside and there are no keys: create one with "

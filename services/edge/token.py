@@ -44,10 +44,13 @@ class Session(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Tokens:
-    """Signs and checks tokens with the data directory's secret; a directory that keeps nothing gets a fresh one."""
+    """Signs and checks tokens with the data directory's secret; a directory that keeps nothing gets a fresh one.
 
-    def __init__(self, settings: Settings) -> None:
-        self._secret = _secret(settings)
+    secret: another one, that edges share.
+    """
+
+    def __init__(self, settings: Settings, secret: bytes = b"") -> None:
+        self._secret = secret or _secret(settings)
 
     def sign(self, session: Session) -> str:
         payload = msgspec.msgpack.encode(session)

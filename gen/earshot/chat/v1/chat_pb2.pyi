@@ -1061,17 +1061,21 @@ class ErasePlayerRequest(_message.Message):
 
     TENANT_FIELD_NUMBER: _builtins.int
     PLAYER_ID_FIELD_NUMBER: _builtins.int
+    ERASURE_ID_FIELD_NUMBER: _builtins.int
     tenant: _builtins.str
     player_id: _builtins.str
+    erasure_id: _builtins.str
+    """Chosen by who asks every replica, so that their parts are one job; empty = the room chooses."""
     def __init__(
         self,
         *,
         tenant: _builtins.str = ...,
         player_id: _builtins.str = ...,
+        erasure_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["player_id", b"player_id", "tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erasure_id", b"erasure_id", "player_id", b"player_id", "tenant", b"tenant"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
