@@ -90,7 +90,6 @@ class Game:
 def game(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Game]:
     folder = tmp_path_factory.mktemp("replicas")
     with redis_server() as server, Replicated(folder / "data", server) as stack:
-        stack.shared_by(2)
         assert stack.http.put("/v1/npcs", json=ROSTER).status_code == 200
         yield Game(stack)
 
@@ -140,6 +139,29 @@ def test_one_hangs_others_take_over_and_its_late_writes_are_refused(game: Game) 
     game.stack.wake("b")
     game.stack.shared_by(2)
     game.chapter("the one who woke")
+
+
+def test_an_erasure_reaches_the_worlds_of_every_replica(game: Game) -> None:
+    secret, player = "buried under the third oak", "player-777"
+    entities = [{"id": "mara", "kind": "npc", "position": {"x": 0, "y": 0, "z": 0}},
+                {"id": player, "kind": "player", "name": "Quill", "position": {"x": 1, "y": 0, "z": 0}}]  # fmt: skip
+    for world in WORLDS[:4]:
+        told = game.insist("POST", "/v1/snapshots", {"world": f"{world}-e", "entities": entities})
+        assert told["clusters"]
+        body = {"world": f"{world}-e", "player_id": player, "text": f"Mara, it is {secret}.", "message_id": world}
+        assert game.insist("POST", "/v1/messages", body)["outcome"] == "replied"
+    assert secret.encode() in game.stack.kept()
+    for world in WORLDS[:4]:
+        game.insist("POST", "/v1/snapshots", {"world": f"{world}-e", "entities": entities[:1]})
+    response = game.stack.http.delete(f"/v1/players/{player}")
+    assert response.status_code == 202, response.text
+    erasure = response.json()["erasure_id"]
+    game.stack.wait(lambda: game.insist("GET", f"/v1/erasures/{erasure}")["state"] == "done", "not erased")
+    receipts = {one["store"]: one["removed"] for one in game.insist("GET", f"/v1/erasures/{erasure}")["receipts"]}
+    assert receipts["chat"] >= 4
+    left = game.stack.kept()
+    assert secret.encode() not in left
+    assert player.encode() not in left
 
 
 def test_the_store_is_killed_and_comes_back(game: Game) -> None:
