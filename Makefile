@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PROTOS := $(shell cd protos && find . -name '*.proto' | sed 's|^\./||' | sort)
 
-.PHONY: run test check setup setup-dev proto lock format letta bench soak capacity reference roblox test-letta test-luau test-browser fuzz clean
+.PHONY: run test check setup setup-dev proto lock format letta bench soak capacity reference roblox test-letta test-redis test-luau test-browser fuzz clean
 
 run: setup ## start every service with the tavern demo
 	@$(BIN)/earshot up --demo
@@ -26,6 +26,9 @@ letta: ## the pinned Letta server on 127.0.0.1:8333 (installs it the first time;
 
 test-letta: setup-dev ## the tests against a real Letta server 0.16.8
 	@deploy/letta/run-tests.sh $(BIN)/pytest -m letta
+
+test-redis: setup-dev ## the shared store and its replicas on a real redis-server (needs redis-server)
+	@$(BIN)/pytest tests/contract/test_stores.py tests/integration/test_redis_store.py tests/e2e/test_replicas.py
 
 test-browser: setup-dev ## the Scope page in Debian's Chromium (needs chromium and chromium-driver)
 	@$(BIN)/pytest -m browser

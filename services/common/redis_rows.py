@@ -9,6 +9,7 @@ keeps a batch that was given up from landing after its successor.
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,8 @@ from services.common.logs import get_logger
 # A call that takes longer is given up: its outcome is asked for again with the same number.
 TIMEOUT_S = 1.0
 MINIMUM = (7, 0)
+# How long a rewriting of the server's log is waited for.
+COMPACT_S, AGAIN_S = 10.0, 0.1
 # Replicas number themselves; two that live at once share a number only after so many starts (2 to the power of).
 SLOT_BITS = 10
 PAGE = 500
@@ -165,16 +168,25 @@ class RedisRows:
         return {partition: [table for table in tables if next(found)] for partition in partitions}
 
     def compact(self) -> None:
-        """Have the server write its log anew: what was deleted leaves it. Raises Unavailable (STORE_BUSY)."""
-        try:
-            self._client.bgrewriteaof()
-        except ResponseError as error:
-            # One that runs or is scheduled may have begun before the deletion.
-            if "progress" in str(error).lower():
-                raise Unavailable("the store is rewriting its log", reason="STORE_BUSY", retry_after_ms=1000) from None
-            _log.warning("store_log_not_rewritten", error=str(error).split(" ")[0])
-        except RedisError as error:
-            raise unavailable(error) from None
+        """Have the server write its log anew: what was deleted leaves it. Raises Unavailable (STORE_BUSY).
+
+        One that runs already may have begun before the deletion: it is waited for.
+        """
+        until = time.monotonic() + COMPACT_S
+        while True:
+            try:
+                self._client.bgrewriteaof()
+            except ResponseError as error:
+                if "progress" not in str(error).lower():
+                    _log.warning("store_log_not_rewritten", error=str(error).split(" ")[0])
+                    return
+            except RedisError as error:
+                raise unavailable(error) from None
+            else:
+                return
+            if time.monotonic() > until:
+                raise Unavailable("the store is rewriting its log", reason="STORE_BUSY", retry_after_ms=1000)
+            time.sleep(AGAIN_S)
 
     def close(self) -> None:
         self._client.close()
