@@ -18,6 +18,7 @@ from tests.e2e.stack import ROOT, START_S, Stack, free_ports
 from tests.redis_server import RedisServer
 
 ROOMS = ("cluster", "state", "sync", "chat")
+LEASE_S = 5.0
 # The machine may be very busy: starting, and compiling, is what takes long.
 SHARED_S = 240.0
 
