@@ -42,6 +42,7 @@ class Erasure:
         self, tenant: str, texts: Sequence[str], turns: Sequence[str], keys: Sequence[Key], speaker: str, since_ms: int
     ) -> list[Receipt]:
         """Deleted messages: what was learnt or kept of them, and summaries and notes of the NPCs that heard them."""
+        keys = self._mine(keys)
         notes = await self._reconciler.agents.forget_notes(keys, speaker, since_ms)
         learnt, replies = await self._voices.forget_lines(tenant, texts, turns)
         summaries = await self._reconciler.summaries.forget(keys)
@@ -59,6 +60,7 @@ class Erasure:
 
         Idempotent. Raises Unavailable while a runtime cannot delete: the deletion goes on, ask again.
         """
+        keys = self._mine(keys)
         notes = await self._erase_notes(tenant, player_id, set(keys))
         learnt, replies = await self._voices.forget_npcs(keys)
         summaries = await self._reconciler.summaries.forget(keys)
@@ -90,6 +92,10 @@ class Erasure:
             Receipt("sync.summaries", summaries),
             *(self._receipt(name, removed.get(name, 0)) for name in self._names()),
         ]
+
+    def _mine(self, keys: Sequence[Key]) -> list[Key]:
+        """Every replica is asked, each for the NPCs that it keeps."""
+        return [key for key in keys if self._reconciler.agents.store.owns(key)]
 
     def _names(self) -> list[str]:
         return sorted(self._reconciler.agents.chain.homes)
