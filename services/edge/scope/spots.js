@@ -68,7 +68,7 @@ function placesIn(room) {
     const x = sx(one.coordinates.x), z = sz(one.coordinates.z);
     if (x < -80 || x > view.width + 80 || z < -20 || z > view.height + 20) continue;
     const picture = label(one.name.toUpperCase(), "place"), { w } = picture;
-    const spot = [[0, 15], [0, -15], [w / 2 + 7, 0]].find(([dx, dz]) => room.free(x + dx - w / 2, z + dz - 8, x + dx + w / 2, z + dz + 8));
+    const spot = [[0, 15], [0, -15], [w / 2 + 7, 0]].find(([dx, dz]) => x + dx - w / 2 > 0 && x + dx + w / 2 < view.width && room.free(x + dx - w / 2, z + dz - 8, x + dx + w / 2, z + dz + 8));
     if (!spot) continue;
     room.take(x + spot[0] - w / 2, z + spot[1] - 8, x + spot[0] + w / 2, z + spot[1] + 8);
     found.push({ picture, x: x + spot[0], z: z + spot[1] });
