@@ -140,7 +140,7 @@ class Game:
                 await asyncio.sleep(RETRY_S)
 
     async def _poll(self) -> None:
-        query = {"cursor": self.cursor, "hold": 1}
+        query = {"cursor": self.cursor, "hold": 3}
         for attempt in range(2):
             answer = await self._ask("GET", "/v1/events", params=query)
             if answer is not None and answer.status_code in (200, 204):

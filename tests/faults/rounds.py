@@ -23,14 +23,16 @@ from tests.faults.game import Troupe
 
 TOPOLOGIES = {"embedded": EMBEDDED, "split": SPLIT}
 WRITERS = 32
+# Between two snapshots of one writer: some 30 writes a second in all, which a busy machine still answers.
+PACE_S = 1.0
 # Acknowledged writes of a round that counts.
-LOAD = 40
+LOAD = 32
 # How long a process may live on before it is killed wherever it is.
 LIFE_S = 300.0
 # How often a point is passed before the process dies there; others: after some load.
 PASSED = {"sync.embodied": (8, 20), "opening.claimed": (1, 2), "checkpoint.begun": (20, 40), "sync.confirmed": (1, 4)}
 # Sync and chat's turns pass theirs less often than state its own.
-SELDOM = (15, 40)
+SELDOM = (8, 25)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Rounds:
         played: list[Round] = []
         with stack:
             cast(stack)
-            with Troupe([stack.url], WRITERS, pace_s=0.15) as troupe:
+            with Troupe([stack.url], WRITERS, PACE_S) as troupe:
                 for number, point in enumerate(points):
                     played.append(self._round(stack, troupe, point, number))
                     self.tell(played[-1])
@@ -76,7 +78,7 @@ class Rounds:
         names = list(stack.processes)
         target = names[number % len(names)]
         if point:
-            often = (60, 150) if point.startswith(("state", "edge", "transaction")) else SELDOM
+            often = (20, 60) if point.startswith(("state", "edge", "transaction")) else SELDOM
             target = arm(stack, point, self.rng.randrange(*PASSED.get(point, often)))
             if stack.processes[target].poll() is None:
                 stack.kill(target)
