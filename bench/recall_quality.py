@@ -94,7 +94,8 @@ def mrr(
             recall_store.put(db, WORLD, [question.line], embed=False)
             if vector:
                 (kept,) = meaning.packed(vector, len(vector) // 2)
-                recall_store.embedded(db, "bench", {question.line.seq: kept}, ())
+                said = question.line
+                recall_store.embedded(db, "bench", {said.seq: said.text}, {said.seq: kept}, ())
         db.close()
     return total / max(count, 1), count
 

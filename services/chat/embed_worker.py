@@ -72,8 +72,8 @@ class Embeddings:
         if not waiting:
             return await self._refill() if self._below else 0
         vectors, refused = await self._embed(waiting)
-        model = self.recollection.stored
-        await self.store.change(lambda db: recall_store.embedded(db, model, vectors, refused), durable=False)
+        model, said = self.recollection.stored, dict(waiting)
+        await self.store.change(lambda db: recall_store.embedded(db, model, said, vectors, refused), durable=False)
         self.metrics.embedded.labels("embedded").inc(len(vectors))
         self.metrics.embedded.labels("refused").inc(len(refused))
         return len(waiting)

@@ -61,12 +61,8 @@ class Eraser:
         """Work through open jobs for ever; one that has to wait holds nobody up."""
         while True:
             self._wake.clear()
-            for job in self.store.erasures("purging"):
-                try:
-                    await self._purge(job)
-                except EarshotError as error:
-                    _log.warning("erasure_delayed", reason=error.reason)
-            late = [job for job in self.store.erasures("pending") if not await self._finished(job)]
+            late = [job for job in self.store.erasures("purging") if not await self._purge(job)]
+            late += [job for job in self.store.erasures("pending") if not await self._finished(job)]
             try:
                 async with asyncio.timeout(RETRY_S if late else None):
                     await self._wake.wait()
@@ -83,17 +79,21 @@ class Eraser:
         forgotten = replace(job, state="purging", player="", receipts=receipts)
         try:
             await self.store.put_erasure(forgotten, self.clock.now_ms())
-            await self._purge(forgotten)
         except EarshotError as error:
             # Its worlds went to another replica, or the store is away: there, or later.
             _log.warning("erasure_delayed", reason=error.reason)
             return False
-        return True
+        return await self._purge(forgotten)
 
-    async def _purge(self, job: Erasure) -> None:
-        """The store's write-ahead log may still hold what was deleted; only then is the job done."""
-        await self.store.purge()
-        await self.store.put_erasure(replace(job, state="done"), self.clock.now_ms())
+    async def _purge(self, job: Erasure) -> bool:
+        """The store's files may still hold what was deleted; only when they do not is the job done."""
+        try:
+            await self.store.purge()
+            await self.store.put_erasure(replace(job, state="done"), self.clock.now_ms())
+        except EarshotError as error:
+            _log.warning("erasure_delayed", reason=error.reason)
+            return False
+        return True
 
     async def _erase(self, job: Erasure) -> tuple[Receipt, ...]:
         """Out of every prompt, then out of state and agents, out of the log last.

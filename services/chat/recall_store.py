@@ -312,15 +312,21 @@ def _recount(db: sqlite3.Connection, found: Found) -> None:
 # -- vectors and their queue -------------------------------------------------------------------------------------------
 
 
-def embedded(db: sqlite3.Connection, model: str, vectors: Mapping[int, bytes], given_up: Collection[int]) -> None:
-    """Keep vectors and take their lines, and those that have none to come, off the queue."""
-    # A line may have gone while its vector was made.
+def embedded(
+    db: sqlite3.Connection, model: str, said: Mapping[int, str], vectors: Mapping[int, bytes], given_up: Collection[int]
+) -> None:
+    """Keep vectors and take their lines, and those that have none to come, off the queue. said: what was embedded."""
+    # A line may have gone, or come to say something else, while its vector was made: then it waits on.
     # One that has none to come gets an empty one: it is not asked for again until the model changes.
-    kept = [(one, model, vector, one) for one, vector in {**vectors, **dict.fromkeys(given_up, b"")}.items()]
+    kept = [(one, model, vector, one, said[one]) for one, vector in {**vectors, **dict.fromkeys(given_up, b"")}.items()]
     db.executemany(
-        "INSERT OR REPLACE INTO vectors SELECT ?,?,? WHERE EXISTS (SELECT 1 FROM utterances WHERE id=?)", kept
+        "INSERT OR REPLACE INTO vectors SELECT ?,?,? WHERE EXISTS (SELECT 1 FROM utterances WHERE id=? AND body=?)",
+        kept,
     )
-    db.executemany("DELETE FROM unembedded WHERE id=?", [(one,) for one in (*vectors, *given_up)])
+    db.executemany(
+        "DELETE FROM unembedded WHERE id=? AND NOT EXISTS (SELECT 1 FROM utterances WHERE id=? AND body<>?)",
+        [(one, one, said[one]) for one in (*vectors, *given_up)],
+    )
 
 
 def enqueue(db: sqlite3.Connection, ids: Iterable[int]) -> None:

@@ -45,12 +45,12 @@ async def bind(app: App) -> None:
     await bind_with(app, Moderators(chain))
 
 
-async def bind_with(app: App, moderator: Moderator, *, inline: bool = False) -> None:
-    """Serve chat with a moderation service of one's own. inline: no thread of its own, for virtual time."""
+async def bind_with(app: App, moderator: Moderator) -> None:
+    """Serve chat with a moderation service of one's own."""
     settings = app.settings
     app.calls("state", "sync")
     database = app.open_store("chat", SCHEMA, LAYOUT)
-    store = ChatStore(database, settings.data_path("chat"), inline=inline)
+    store = ChatStore(database)
     state = state_pb2_grpc.StateServiceStub(app.channels.to("state"))
     sync = sync_pb2_grpc.SyncServiceStub(app.channels.to("sync"))
     crew, bell = Crew(), Bell()

@@ -5,7 +5,6 @@ One world's append (inputs, events, what explains them) is one fenced transactio
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from services.chat.effects import Explain
 from services.common.errors import Conflict, NotOwner
 from services.common.mirror import Layout
 from services.common.ownership import Fence, partition_of
-from services.common.store import MEMORY, Database
+from services.common.store import Database
 
 SCHEMA = (
     "CREATE TABLE IF NOT EXISTS inputs (tenant TEXT, world TEXT, n INTEGER, body BLOB NOT NULL,"
@@ -181,10 +180,8 @@ class Bounds:
 class ChatStore:
     """All SQL of the room. Writes raise Conflict FENCED, Unavailable or Overloaded as the Database says."""
 
-    def __init__(self, database: Database, path: str, *, inline: bool = False) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._path = path
-        self._inline = inline
         # Whether lines wait for a vector: set by who embeds, once it can.
         self.embeds = False
 
@@ -378,7 +375,7 @@ class ChatStore:
         more = await self._database.write(partial(recall_store.merge, first=True), durable=False)
         while more:
             more = await self._database.write(partial(recall_store.merge, first=False), durable=False)
-        await self.purge_log()
+        await self._database.purge()
 
     def mentions(self, world: World, player: str) -> bool:
         """Whether anything stored of a world holds the player's id."""
@@ -466,15 +463,6 @@ class ChatStore:
             return None
         state = min((job.state for job in jobs), key=STATES.index)
         return replace(jobs[0], state=state, receipts=tuple(one for job in jobs for one in job.receipts))
-
-    async def purge_log(self) -> None:
-        """Copy the WAL back and empty it, so that nothing erased lingers in it."""
-        if self._path == MEMORY:
-            return
-        if self._inline:
-            _truncate_log(self._path)
-        else:
-            await asyncio.to_thread(_truncate_log, self._path)
 
 
 def _append(db: sqlite3.Connection, world: World, append: Append, life: int, embeds: bool) -> None:
@@ -616,11 +604,3 @@ def _erasure(row: tuple[str, str, str, str, bytes]) -> Erasure:
     job_id, _, part = row_id.partition(".")
     kept = msgspec.msgpack.decode(receipts, type=tuple[Receipt, ...])
     return Erasure(tenant, job_id, player, state, kept, int(part) if part else -1)
-
-
-def _truncate_log(path: str) -> None:
-    connection = sqlite3.connect(path, timeout=5.0)
-    try:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-    finally:
-        connection.close()

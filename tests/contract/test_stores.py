@@ -218,14 +218,14 @@ def said(seq: int, text: str) -> recall_store.Line:
 
 async def test_chat_keeps_inputs_checkpoints_and_seen_ids(engine: Engine) -> None:
     database = await engine.open("chat", CHAT, CHAT_LAYOUT)
-    store = ChatStore(database, "")
+    store = ChatStore(database)
     one = inputs.PlayerLocated(5, "p1", True)
     seen = Seen("u-1", "L1", 1, 7, False)
     await store.append(WORLD, Append(1, inputs=[one], seen=[("m:1:0", 5, seen)], checkpoint=(0, b"state")))
     await store.append(WORLD, Append(2, inputs=[one]))
     await store.put_erasure(Erasure("t", "e1", "p1", "pending", (Receipt("chat", 2),)), 1)
     database = await again(engine, database, "chat", CHAT, CHAT_LAYOUT)
-    store = ChatStore(database, "")
+    store = ChatStore(database)
     found = store.load(WORLD)
     assert (found.state, found.n, len(found.inputs)) == (b"state", 0, 2)
     assert found.skip == (65_536 if engine.survives else 0)
@@ -233,7 +233,7 @@ async def test_chat_keeps_inputs_checkpoints_and_seen_ids(engine: Engine) -> Non
     assert [job.id for job in store.erasures("pending")] == ["e1"]
     await store.drop(WORLD)
     database = await again(engine, database, "chat", CHAT, CHAT_LAYOUT)
-    assert ChatStore(database, "").worlds() == []
+    assert ChatStore(database).worlds() == []
     await database.close()
 
 
@@ -246,7 +246,7 @@ async def test_chat_recalls_after_a_restart_and_forgets_for_good(engine: Engine)
         database = await again(engine, database, "chat", CHAT, CHAT_LAYOUT)
         found = await database.look(_recalled)
         assert found == {"w": ["the miller hides gold"], "": ["the miller hides gold"], "lines": [2, 2]}
-    store = ChatStore(database, "")
+    store = ChatStore(database)
     await store.erase_recall("t", "p1", ["Ada"])
     assert await database.look(_recalled) == {}
     database = await again(engine, database, "chat", CHAT, CHAT_LAYOUT)

@@ -39,7 +39,7 @@ class SlowEmbedder:
 async def main(data: str, count: str, delay: str) -> None:
     """Run until nothing waits, or until killed."""
     database = Database(Path(data) / "chat.db", SCHEMA)
-    store = ChatStore(database, str(Path(data) / "chat.db"))
+    store = ChatStore(database)
     lines = [
         Line(n, "L1", f"u{n}", "", "p1", "Ada", "player", "p1", n, f"line {n}", ("mara",)) for n in range(int(count))
     ]

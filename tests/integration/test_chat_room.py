@@ -123,12 +123,12 @@ async def test_killed_in_the_middle_of_turns_nothing_acknowledged_is_lost(tmp_pa
     # What the dead process left replays to the same bytes, twice.
     database = Database(tmp_path / "chat.db", SCHEMA)
     try:
-        stored = ChatStore(database, "").load((TENANT, WORLD))
+        stored = ChatStore(database).load((TENANT, WORLD))
         items = [inputs.decode(body) for body in stored.inputs]
         start = reducer.decode(stored.state) if stored.state else World()
         (one, log, _), (two, again, _) = reducer.replay(start, items), reducer.replay(start, items)
         assert reducer.encode(one) == reducer.encode(two)
-        written = {event.seq: event for event in ChatStore(database, "").newest((TENANT, WORLD), 10_000)}
+        written = {event.seq: event for event in ChatStore(database).newest((TENANT, WORLD), 10_000)}
         assert log == again == [written[event.seq] for event in log]
     finally:
         await database.close()

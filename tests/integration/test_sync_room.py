@@ -67,7 +67,7 @@ class Stage:
         self.state = state
         self.model = model
         self.world = f"world/{uuid.uuid4().hex[:10]}"
-        self._environment = environment
+        self.environment = environment
         self._process: asyncio.subprocess.Process | None = None
         self._channel = grpc.aio.insecure_channel(f"127.0.0.1:{port}")
         self.stub: Any = sync_pb2_grpc.SyncServiceStub(self._channel)
@@ -80,7 +80,7 @@ class Stage:
             "-c",
             PROCESS,
             cwd=ROOT,
-            env=self._environment,
+            env=self.environment,
             stdout=asyncio.subprocess.PIPE,
         )
         assert self._process.stdout is not None

@@ -359,6 +359,6 @@ async def tavern(
     fake_sync.embedder = embedder
     app.add(state_pb2_grpc.add_StateServiceServicer_to_server, fake_state, "earshot.state.v1.StateService")
     app.add(sync_pb2_grpc.add_SyncServiceServicer_to_server, fake_sync, "earshot.sync.v1.SyncService")
-    await server.bind_with(app, moderator or PatternModerator(), inline=True)
+    await server.bind_with(app, moderator or PatternModerator())
     async with app:
         yield Tavern(app, chat_pb2_grpc.ChatServiceStub(app.channels.to("chat")), fake_state, fake_sync)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -124,6 +126,41 @@ async def test_meaning_finds_what_words_do_not() -> None:
         assert "Mara, my stallion Bucephalus threw a shoe." in told
         assert why[0].legs["meaning"] == 1
         assert "no_embedder" not in (await explained(room)).notes
+
+
+async def test_a_line_that_was_edited_while_it_was_embedded_gets_no_vector_of_what_it_said_before() -> None:
+    database = store_of([a_line(1, "the red door"), a_line(2, "the blue door")])
+    db, reader = database._writer, RecallReader(database._writer)
+    recall_store.enqueue(db, [1, 2])
+    said = dict(reader.waiting(9))
+    recall_store.retract(db, (TENANT, WORLD), "u-x-1", "the green door")
+    recall_store.embedded(db, "m", said, {1: b"old", 2: b"new"}, ())
+    assert db.execute("SELECT id, vector FROM vectors").fetchall() == [(2, b"new")]
+    assert reader.waiting(9) == [(1, "the green door")]
+    recall_store.retract(db, (TENANT, WORLD), "u-x-1", "")
+    recall_store.embedded(db, "m", {1: "the green door"}, {1: b"late"}, ())
+    assert db.execute("SELECT id FROM vectors").fetchall() == [(2,)]
+    assert reader.waiting(9) == [], "who is gone waits for nothing"
+    await database.close()
+
+
+async def test_an_erasure_is_not_done_while_a_reader_keeps_the_files_from_forgetting(tmp_path: Path) -> None:
+    async with loud(data=str(tmp_path)) as room:
+        room.state.move(CAST)
+        await room.say("p1", "Mara, I am a xylophonist.", wait=5)
+        room.state.move({"L1": ["mara", "brom", "p2"]})
+        with closing(sqlite3.connect(tmp_path / "chat.db", isolation_level=None)) as reading:
+            reading.execute("BEGIN")
+            reading.execute("SELECT count(*) FROM utterances").fetchone()
+            job = await room.chat.ErasePlayer(chat_pb2.ErasePlayerRequest(tenant=TENANT, player_id="p1"), timeout=5)
+            wanted = chat_pb2.GetErasureRequest(tenant=TENANT, erasure_id=job.erasure_id)
+            await asyncio.sleep(20)
+            assert (await room.chat.GetErasure(wanted, timeout=5)).state != "done"
+            reading.execute("COMMIT")
+        await asyncio.sleep(20)
+        assert (await room.chat.GetErasure(wanted, timeout=5)).state == "done"
+        for path in tmp_path.iterdir():
+            assert b"xyloph" not in path.read_bytes().lower(), path.name
 
 
 async def test_lines_of_another_model_are_embedded_anew() -> None:

@@ -74,7 +74,7 @@ async def test_recovery_is_the_replay_of_the_stored_inputs(tmp_path: Path) -> No
             speaker = "p1" if number % 2 else "p2"
             await room.say(speaker, f"Mara, number {number}?" if number % 3 else f"Well, {number}.", wait=0)
             await asyncio.sleep(1.2)
-        stored = ChatStore(database_of(room), "").load(KEY)
+        stored = ChatStore(database_of(room)).load(KEY)
         assert stored.n > 0, "checkpoints replace old inputs"
         assert len(stored.inputs) < 250
         items = [inputs.decode(body) for body in stored.inputs]
@@ -82,7 +82,7 @@ async def test_recovery_is_the_replay_of_the_stored_inputs(tmp_path: Path) -> No
         one, log_one, _ = reducer.replay(start, items)
         two, log_two, _ = reducer.replay(start, items)
         assert reducer.encode(one) == reducer.encode(two)
-        written = {event.seq: event for event in ChatStore(database_of(room), "").newest(KEY, 10_000)}
+        written = {event.seq: event for event in ChatStore(database_of(room)).newest(KEY, 10_000)}
         assert log_one == log_two == [written[event.seq] for event in log_one]
 
 
@@ -129,7 +129,7 @@ async def test_old_entries_go_and_a_reader_behind_them_starts_anew() -> None:
             await room.say("p1", f"Mara, {number}?")
             await asyncio.sleep(2)
         everything = await room.events()
-        store = ChatStore(database_of(room), "")
+        store = ChatStore(database_of(room))
         removed = await Retention(store, LoopClock(), 3_600_000, 6, lambda _: True).trim()
         assert removed == len(everything) - 6
         assert (await list_events(room, 3)).resync

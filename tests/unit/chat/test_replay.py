@@ -99,7 +99,7 @@ async def test_an_erased_player_leaves_the_recording(tmp_path: Path) -> None:
 async def test_old_stretches_go_with_the_log() -> None:
     async with tavern(record=True) as room:
         await chatter(room, 100)
-        store = ChatStore(database_of(room), "")
+        store = ChatStore(database_of(room))
         retention = Retention(store, LoopClock(), 20_000, 10_000, lambda _: True)
 
         def count() -> int:

@@ -17,7 +17,7 @@ from tests.unit.chat.test_recovery import KEY, database_of
 
 def observations(room: Tavern) -> list[int]:
     """Revisions that the input log holds as observed."""
-    stored = ChatStore(database_of(room), "").load(KEY)
+    stored = ChatStore(database_of(room)).load(KEY)
     items = [inputs.decode(body) for body in stored.inputs]
     return [item.revision for item in items if isinstance(item, inputs.Observed)]
 
