@@ -52,6 +52,8 @@ async def test_agents_that_letta_lost_are_made_anew_with_what_they_wrote(
                 "EARSHOT_RUNTIMES": "openai,offline",
                 "EARSHOT_OPENAI_BASE_URL": model.base_url,
                 "OPENAI_API_KEY": "sk-test-canary",
+                "EARSHOT_FIRST_SENTENCE_S": "60",
+                "EARSHOT_PATIENCE_S": "60",
             }
         await stage.start()
         heard = await stage.converse("RECITE:diary")
