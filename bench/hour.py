@@ -112,7 +112,7 @@ class Stage:
         await state_room.bind(app)
         store = SyncStore(app.open_store("sync", sync_room.TABLES))
         await sync_room.serve(app, store, {self._runtime.name: self._runtime}, (self._runtime.name,))
-        await chat_room.bind_with(app, PatternModerator(), inline=True)
+        await chat_room.bind_with(app, PatternModerator())
         async with app:
             state: Any = state_pb2_grpc.StateServiceStub(app.channels.to("state"))
             chat: Any = chat_pb2_grpc.ChatServiceStub(app.channels.to("chat"))
