@@ -223,14 +223,15 @@ async def test_chat_keeps_inputs_checkpoints_and_seen_ids(engine: Engine) -> Non
     seen = Seen("u-1", "L1", 1, 7, False)
     await store.append(WORLD, Append(1, inputs=[one], seen=[("m:1:0", 5, seen)], checkpoint=(0, b"state")))
     await store.append(WORLD, Append(2, inputs=[one]))
-    await store.put_erasure(Erasure("t", "e1", "p1", "pending", (Receipt("chat", 2),)), 1)
+    for part in store.parts("t"):
+        await store.put_erasure(Erasure("t", "e1", "p1", "pending", (Receipt("chat", 2),), part=part), 1)
     database = await again(engine, database, "chat", CHAT, CHAT_LAYOUT)
     store = ChatStore(database)
     found = store.load(WORLD)
     assert (found.state, found.n, len(found.inputs)) == (b"state", 0, 2)
     assert found.skip == (65_536 if engine.survives else 0)
     assert store.seen(WORLD, "m:1:0") == seen
-    assert [job.id for job in store.erasures("pending")] == ["e1"]
+    assert {job.id for job in store.erasures("pending")} == {"e1"}
     await store.drop(WORLD)
     database = await again(engine, database, "chat", CHAT, CHAT_LAYOUT)
     assert ChatStore(database).worlds() == []
