@@ -17,7 +17,7 @@ check: setup-dev ## lint, types, room boundaries, generated code up to date
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy services tests bench docs/reference
 	$(BIN)/lint-imports
-	@$(MAKE) --no-print-directory proto OUT=$(VENV)/gen-check && diff -r gen $(VENV)/gen-check && echo "gen/ is up to date"
+	@$(MAKE) --no-print-directory proto OUT=$(VENV)/gen-check && diff -r -x __pycache__ gen $(VENV)/gen-check && echo "gen/ is up to date"
 	@mkdir -p $(VENV)/docs-check && $(BIN)/python docs/reference/generator.py $(VENV)/docs-check && \
 	  for page in settings grpc http; do diff docs/reference/$$page.md $(VENV)/docs-check/$$page.md || { echo "run: make reference"; exit 1; }; done
 

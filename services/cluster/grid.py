@@ -72,7 +72,7 @@ def world_components(
 def _cells(x: list[float], y: list[float], z: list[float], side: float) -> dict[tuple[int, int], list[int]]:
     cells: dict[tuple[int, int], list[int]] = {}
     for i in range(len(x)):
-        if isfinite(x[i] + y[i] + z[i]):
+        if isfinite(x[i]) and isfinite(y[i]) and isfinite(z[i]):
             cell = (_cell(x[i], side), _cell(z[i], side))
             cells.setdefault(cell, []).append(i)
     return cells

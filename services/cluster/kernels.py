@@ -105,7 +105,7 @@ def _grid(x, y, z, before, start, end, join2, leave2, side, parent):  # type: ig
     low_x = low_z = np.int64(1) << 60
     high_x = high_z = -(np.int64(1) << 60)
     for k in range(n):
-        if math.isfinite(x[start + k] + y[start + k] + z[start + k]):
+        if math.isfinite(x[start + k]) and math.isfinite(y[start + k]) and math.isfinite(z[start + k]):
             cell_x[k] = _cell(x[start + k], side)
             cell_z[k] = _cell(z[start + k], side)
             low_x = min(low_x, cell_x[k])

@@ -355,7 +355,7 @@ class Reconciler:
         idle = [
             entry
             for entry in self.agents.entries.values()
-            if entry.heard and not entry.working and self._due(entry) is None and entry.agent is not None
+            if entry.heard and not entry.working and entry.dirty is None and entry.agent is not None
             and entry.agent.agent_id and entry.agent.endpoint.capabilities.remote
         ]  # fmt: skip
         if not idle:

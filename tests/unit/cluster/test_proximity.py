@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.cluster.compiled import CompiledMethod
@@ -115,8 +115,12 @@ def test_every_method_equals_the_definition(compiled: CompiledMethod, some: list
         assert answer == expected
 
 
+HUGE = 1.2e308
+
+
 @settings(max_examples=40, deadline=None)
 @given(worlds(absurd, 12))
+@example(([(0.0, HUGE, HUGE, 0), (0.0, HUGE, HUGE, 0)], [], 10.0, 10.0, 0.5))  # their sum is no number
 def test_absurd_coordinates_change_nothing(compiled: CompiledMethod, world: World) -> None:
     expected = by_definition(world)
     for answer in all_methods(compiled, batch_of([world])):

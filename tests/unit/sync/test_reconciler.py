@@ -683,17 +683,6 @@ async def test_refresh_waits_forces_and_fails_alone() -> None:
         assert len([label for _, _, label, _ in runtime.writes if label == "situation"]) == 2
 
 
-async def test_an_npc_whose_news_wait_for_its_turn_is_sampled_too() -> None:
-    runtime = FakeRuntime()
-    async with room(runtime) as sync:
-        sync.state.put(place="the Lantern")
-        await asyncio.sleep(1)
-        sync.state.put(lane=LOW, place="the Mill")
-        runtime.agent().blocks["persona"] = "Somebody else's hand was here."
-        await asyncio.sleep(130)
-        assert "You are Mara." in runtime.agent().blocks["persona"]
-
-
 async def test_refresh_with_invalidate_repairs_drift() -> None:
     runtime = FakeRuntime()
     async with room(runtime) as sync:
