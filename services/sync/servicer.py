@@ -9,6 +9,7 @@ from typing import Any
 from earshot.sync.v1 import sync_pb2, sync_pb2_grpc
 from earshot.type.v1 import type_pb2
 
+from services.common import tracing
 from services.common.clock import Clock
 from services.common.errors import BadInput, EarshotError, TooLarge, Unavailable, to_status
 from services.common.settings import Settings
@@ -96,7 +97,8 @@ class SyncServicer(sync_pb2_grpc.SyncServiceServicer):
     async def Converse(  # type: ignore[override]  # grpc.aio takes either form
         self, request: sync_pb2.ConverseRequest, context: Any
     ) -> None:
-        ask = self._ask(request, context.time_remaining())
+        with tracing.span("ask", stage="ask"):
+            ask = self._ask(request, context.time_remaining())
         async with aclosing(self._turns.converse(ask)) as events:
             async for event in events:
                 await context.write(_event(event))

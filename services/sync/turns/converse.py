@@ -99,7 +99,8 @@ class Turns:
             raise Conflict("the world is closed", reason="WORLD_CLOSED")
         # A turn may come before the reconciler heard of the NPC: its status names the agent all the same.
         entry.primary = reconciler.agents.chain.primary(context.profile).home
-        await reconciler.summaries.turned(ask.key, ask.generation)
+        with tracing.span("summary", stage="summary"):
+            await reconciler.summaries.turned(ask.key, ask.generation)
         turn = _Turn(ask, entry, context, await self._places(ask), progress, self._cache_key(ask, context))
         async with aclosing(self._cached_or_asked(turn)) as events:
             async for event in events:
