@@ -112,4 +112,5 @@ def test_every_command_of_ours_on_a_page_is_understood(page: Path) -> None:
             continue  # the name of a command in a sentence
         if words[0] == "import-roster":
             continue  # has a parser of its own, and is run above
-        parser.parse_args(["x" if PLACE.search(word) else word.strip("'\"") for word in words])
+        parsed = parser.parse_args(["x" if PLACE.search(word) else word.strip("'\"") for word in words])
+        assert callable(parsed.run), words
