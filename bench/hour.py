@@ -72,9 +72,10 @@ class Thinking(LedgerRuntime):
 
 @dataclass(slots=True)
 class Hour:
-    """What was seen. said: players' lines; unanswered: refused or lost; above_ms: from a line to the NPC's first
-    sentence, less MODEL_S, of turns that a line caused and nothing held up; behind: revisions that a turn's memory was
-    behind what was spoken; overlaps: turns that began in a conversation in which another one was not over.
+    """What was seen. said: players' lines; refused: of these, not taken; asked_ms: from a line to its model being
+    asked, of turns that the line caused; behind: revisions that a turn's memory was behind what was spoken;
+    overlaps: turns that began in a conversation in which another one was not over; early: notices before the change
+    that they speak of.
     """
 
     seconds: float = 0.0
@@ -89,7 +90,7 @@ class Hour:
     overlaps: int = 0
     early: int = 0
     cpu_s: float = 0.0
-    above_ms: list[float] = field(default_factory=list)
+    asked_ms: list[float] = field(default_factory=list)
     behind: list[int] = field(default_factory=list)
 
 
@@ -191,7 +192,6 @@ class Stage:
         # The turn that has each conversation's floor; of each turn, its cause and what its agent had seen.
         floor: dict[str, str] = {}
         began: dict[str, chat_pb2.TurnEvent] = {}
-        heard: set[str] = set()
         revision = 0
         for event in events:
             kind = event.WhichOneof("event")
@@ -204,27 +204,22 @@ class Stage:
                 hour.overlaps += event.conversation_id in floor
                 floor[event.conversation_id] = event.turn.turn_id
                 began[event.turn.turn_id] = event.turn
+                self._waited(event.turn)
             elif kind == "turn" and event.turn.phase in OVER:
                 # Who was led away ends its turn in the conversation that it came to.
                 floor = {place: turn for place, turn in floor.items() if turn != event.turn.turn_id}
                 self._seen(began.get(event.turn.turn_id), event.turn)
-            elif kind == "utterance" and event.utterance.ai and event.utterance.turn_id not in heard:
-                heard.add(event.utterance.turn_id)
-                self._first(began.get(event.utterance.turn_id), event.at_ms)
 
     def _seen(self, started: chat_pb2.TurnEvent | None, over: chat_pb2.TurnEvent) -> None:
         cause = self._said.get(started.cause_utterance_id) if started is not None else None
         if cause is not None and over.revision_seen:
             self.hour.behind.append(max(cause[1] - over.revision_seen, 0))
 
-    def _first(self, started: chat_pb2.TurnEvent | None, at_ms: int) -> None:
-        """The wait of who spoke for an NPC's first sentence."""
-        cause = self._said.get(started.cause_utterance_id) if started is not None else None
-        if started is None or cause is None:
-            return
-        asked = self._runtime.asked.get(started.turn_id)
-        if asked is not None:
-            self.hour.above_ms.append((asked - cause[0]) * 1000)
+    def _waited(self, started: chat_pb2.TurnEvent) -> None:
+        """The wait of who spoke until the model was asked."""
+        cause, asked = self._said.get(started.cause_utterance_id), self._runtime.asked.get(started.turn_id)
+        if cause is not None and asked is not None:
+            self.hour.asked_ms.append((asked - cause[0]) * 1000)
 
 
 def run(options: Options) -> list[dict[str, Any]]:
@@ -259,7 +254,7 @@ def played(troupes: Sequence[Troupe], seconds: float) -> Hour:
 def results(hours: dict[str, Hour]) -> list[Result]:
     """Each scenario, and all of them."""
     every = list(hours.values())
-    above = sorted(value for one in every for value in one.above_ms)
+    waits = sorted(value for one in every for value in one.asked_ms)
     behind = [value for one in every for value in one.behind]
     said, calls = sum(one.said for one in every), sum(one.calls for one in every)
     refused, early = (sum(counts) for counts in zip(*((one.refused, one.early) for one in every), strict=True))
@@ -271,8 +266,8 @@ def results(hours: dict[str, Hour]) -> list[Result]:
         Result("turns at once in one conversation", float(sum(one.overlaps for one in every)), "turns", 0.0, "less",
                {"turns": float(sum(one.turns for one in every))}),
         Result("notices before the change that they speak of", float(early), "notices", 0.0, "less"),
-        Result("from a line to the model asked, p50", median(above), "virtual ms"),
-        Result("from a line to the model asked, p99", percentile(above, 0.99), "virtual ms"),
+        Result("from a line to the model asked, p50", median(waits), "virtual ms"),
+        Result("from a line to the model asked, p99", percentile(waits, 0.99), "virtual ms"),
         Result("calls of the model per line", calls / max(said, 1), "calls",
                peers={"lines": float(said), "calls": float(calls), "lines refused": float(refused)}),
     ]  # fmt: skip

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from services.cli import archive, bench, certs, replay, runtimes, trace
@@ -26,7 +26,7 @@ NAMES = ",".join((*ROOMS, *OPTIONAL))
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point. 0 = done, 1 = failed with a reason on stderr, 2 = wrong usage."""
-    arguments = alone(sys.argv[1:] if argv is None else list(argv), Settings().listen)
+    arguments = alone(sys.argv[1:] if argv is None else list(argv), lambda: Settings().listen)
     # These two have parsers of their own beside the code that they run.
     if arguments[:1] == ["demo"]:
         from services.demo.driver import main as demo
@@ -46,10 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def alone(arguments: list[str], listen: str) -> list[str]:
-    """The arguments; a bare `demo` where nothing listens on `listen` (host:port) starts what it plays against."""
+def alone(arguments: list[str], address: Callable[[], str]) -> list[str]:
+    """The arguments; a bare `demo` where nothing listens on `address` (host:port) starts what it plays against.
+
+    Only a bare demo asks for the address: settings that do not hold must not stop `--help`.
+    """
     if arguments != ["demo"]:
         return arguments
+    listen = address()
     host, _, port = listen.rpartition(":")
     with contextlib.suppress(OSError), socket.create_connection((host or "127.0.0.1", int(port)), timeout=LOOK_S):
         return arguments

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from services.common.errors import EarshotError, Unavailable
 from services.common.logs import get_logger
@@ -18,6 +18,8 @@ KNOWN_S = 2.0
 QUIET = 0.4
 # What it takes to take over once a lease has run out.
 TAKEN_MS = 2000
+# Between two looks for what is changing hands.
+LOOK_S = 0.05
 
 _log = get_logger("common")
 
@@ -78,6 +80,29 @@ class Directory:
         return Unavailable(
             "nobody serves this just now", reason="MOVING", retry_after_ms=self.left_ms(address) + TAKEN_MS
         )
+
+    async def served(self, partition: int, until: float, but: str = "") -> str:
+        """The address of a partition's owner, waited for while it changes hands. until: loop time.
+
+        but: who says that it is not the owner. Raises Unavailable (MOVING) when there is none in time, or it hangs.
+        """
+        await self.patiently(lambda: self.owner(partition) not in ("", but), until)
+        found = self.owner(partition)
+        if self.quiet(found):
+            await self.refresh()
+            if self.owner(partition) == found and self.quiet(found):
+                raise self.moving(found)
+        return self.owner(partition) or found
+
+    async def patiently(self, done: Callable[[], bool], until: float) -> None:
+        """Ask the registry again and again until something is so. Raises Unavailable at `until`, loop time."""
+        while not done():
+            await self.refresh()
+            if done():
+                return
+            if asyncio.get_running_loop().time() >= until:
+                raise self.moving()
+            await asyncio.sleep(LOOK_S)
 
     def watch(self) -> asyncio.Event:
         """An event that is set once when partitions change hands."""

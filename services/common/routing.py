@@ -357,30 +357,23 @@ async def _held(holder: list[Any], call: Any) -> AsyncIterator[Any]:
 
 
 async def _served(directory: Directory, partition: int, until: float, but: str = "") -> str:
-    """The address of a partition's owner, waited for while it changes hands."""
-    if (found := directory.owner(partition)) and found != but:
-        if directory.quiet(found):
-            await directory.refresh()
-            if directory.owner(partition) == found and directory.quiet(found):
-                raise rpc_error(directory.moving(found))
-        return directory.owner(partition) or found
-    await _patiently(directory, lambda: directory.owner(partition) not in ("", but), until)
-    return directory.owner(partition)
+    """As `Directory.served`, for a call that ends at `until`: errors are a call's, and come in time to be told."""
+    try:
+        return await directory.served(partition, _patience(until), but)
+    except EarshotError as error:
+        raise rpc_error(error) from None
 
 
 async def _patiently(directory: Directory, done: Callable[[], bool], until: float) -> None:
-    """Ask the registry again and again. Raises UNAVAILABLE in time to be told."""
-    until = min(until - MARGIN_S, _now() + PATIENCE_S)
+    """As `Directory.patiently`, likewise."""
     try:
-        while not done():
-            await directory.refresh()
-            if done():
-                return
-            if _now() >= until:
-                raise directory.moving()
-            await asyncio.sleep(0.05)
+        await directory.patiently(done, _patience(until))
     except EarshotError as error:
         raise rpc_error(error) from None
+
+
+def _patience(until: float) -> float:
+    return min(until - MARGIN_S, _now() + PATIENCE_S)
 
 
 def rpc_error(error: EarshotError) -> AioRpcError:

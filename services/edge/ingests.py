@@ -14,9 +14,8 @@ from services.common.errors import DeadlineExceeded, NotOwner, Unavailable
 from services.common.ownership import partition_of
 from services.edge.ingest import Ingest
 
-# How long a snapshot waits for a world that changes hands, at most and within its deadline; between two looks.
+# How long a snapshot waits for a world that changes hands, at most and within its deadline.
 PATIENCE_S = 0.8
-LOOK_S = 0.05
 
 
 class Submits(Protocol):
@@ -67,19 +66,7 @@ class Ingests:
             raise
 
     async def _served(self, partition: int, deadline: float, but: str = "") -> str:
-        """The owner's address, waited for while the partition changes hands."""
-        until = min(deadline, self._monotonic() + PATIENCE_S)
-        while (found := self._directory.owner(partition)) in ("", but):
-            if self._monotonic() >= until:
-                raise self._directory.moving()
-            await self._directory.refresh()
-            if self._directory.owner(partition) in ("", but):
-                await asyncio.sleep(LOOK_S)
-        if self._directory.quiet(found):
-            await self._directory.refresh()
-            if self._directory.owner(partition) == found and self._directory.quiet(found):
-                raise self._directory.moving(found)
-        return self._directory.owner(partition) or found
+        return await self._directory.served(partition, min(deadline, self._monotonic() + PATIENCE_S), but)
 
     def _stream(self, address: str) -> Ingest:
         known = self._streams.get(address)

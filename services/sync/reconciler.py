@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
 
 from services.common import tracing
 from services.common.clock import Clock
@@ -84,7 +85,8 @@ class Reconciler:
         self._in_flight = 0
         # Half of what a runtime takes at a time, so that a turn finds room.
         self._slots = max(settings.runtime_concurrency // 2, 1)
-        self._storms: dict[tuple[str, str], Gate] = {}
+        # By world, for as long as something is written or waits there.
+        self._storms: WeakValueDictionary[tuple[str, str], Gate] = WeakValueDictionary()
 
     # -- the feed --------------------------------------------------------------------------------------------------
 
@@ -290,7 +292,10 @@ class Reconciler:
 
     def _place(self, entry: Entry, deadline: float) -> AbstractAsyncContextManager[None]:
         """One of the places for urgent writes of its world. Raises TimedOut without effect."""
-        return self._storms.setdefault(entry.world, Gate(TOGETHER)).slot(Lane.HIGH, max(deadline - _now(), 0.001))
+        gate = self._storms.get(entry.world)
+        if gate is None:
+            gate = self._storms[entry.world] = Gate(TOGETHER)
+        return gate.slot(Lane.HIGH, max(deadline - _now(), 0.001))
 
     def _admit(self, entry: Entry, news: Urgency) -> bool:
         """Whether what is urgent goes out now; its world's budget may be spent."""
@@ -371,7 +376,6 @@ class Reconciler:
     async def release(self, key: Key) -> None:
         """The NPC's world closed."""
         self._lanes.drop(key)
-        self._storms.pop((key.tenant, key.world), None)
         if self._budget is not None:
             self._budget.forget((key.tenant, key.world))
         await self.agents.release(key)
