@@ -61,7 +61,9 @@ async def test_bombs_of_every_kind_at_once_leave_others_alone(keyed: Keyed) -> N
                 writer.write(b"x-a: b\r\n")
                 await writer.drain()
                 await asyncio.wait([closed], timeout=0.1)
-        assert await closed == b""
+        # Closed while a line was on its way, the system answers that line with a reset: ended just the same.
+        with contextlib.suppress(ConnectionError):
+            assert await closed == b"", "closed when its header did not come"
         writer.close()
 
     async def slow_body() -> None:
