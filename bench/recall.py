@@ -28,7 +28,8 @@ from services.chat.recall import RECENCY, WORDS, Cue, Weights
 from services.chat.recall_store import Line, RecallReader
 from services.chat.recollection import Witness, search
 from services.chat.store import SCHEMA
-from services.common.store import MAPPED, Database, embedded_ids
+from services.common.store import Database
+from services.common.store_file import MAPPED, embedded_ids
 
 SCOPE = 1_000
 QUERIES = 300

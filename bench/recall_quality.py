@@ -19,7 +19,7 @@ from services.chat.policy import PLAYER
 from services.chat.recall import MEANING, RECENCY, WORDS, Cue, Weights
 from services.chat.recall_store import Line, RecallReader
 from services.chat.recollection import Witness, search
-from services.common.store import embedded_ids
+from services.common.store_file import embedded_ids
 
 WORLD = ("bench", "irc")
 NPC = "listener"

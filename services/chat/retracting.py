@@ -22,7 +22,8 @@ from services.chat import hygiene
 from services.chat.events import Event, Said
 from services.chat.inputs import Retracted
 from services.chat.moderation import Moderator, check_before
-from services.chat.store import ChatStore, Forgetting, World
+from services.chat.retraction_store import Forgetting, RetractionStore
+from services.chat.store import ChatStore, World
 from services.chat.worlds import Worlds
 from services.common.errors import BadInput, EarshotError, from_rpc
 from services.common.logs import get_logger
@@ -43,6 +44,7 @@ class Retracting:
     """Takes lines back."""
 
     store: ChatStore
+    retractions: RetractionStore
     worlds: Worlds
     sync: Any
     moderator: Moderator
@@ -56,14 +58,14 @@ class Retracting:
         if not (message_id or utterance_id):
             raise BadInput("which message?", reason="MESSAGE_REQUIRED")
         if not utterance_id:
-            utterance_id = self.store.utterance_of(world, message_id)
+            utterance_id = self.retractions.utterance_of(world, message_id)
         if not utterance_id or not self.store.known(world):
             return 0
-        event = self.store.said(world, utterance_id)
+        event = self.retractions.said(world, utterance_id)
         instead = await self._instead(text)
         if event is None:
             # The log has let go of it; recall may not.
-            changed = await self.store.retract_recalled(world, utterance_id, instead)
+            changed = await self.retractions.retract_recalled(world, utterance_id, instead)
         else:
             changed = await self._retract(world, event, instead)
         self._owed.set()
@@ -77,9 +79,9 @@ class Retracting:
         seen = 0
         while True:
             self._owed.clear()
-            owed = self.store.forgettings(ROUND)
+            owed = self.retractions.forgettings(ROUND)
             late = not await self._told(owed)
-            done = self.store.unpurged()
+            done = self.retractions.unpurged()
             if done or (owed and owed[-1][0] > seen):
                 late = not await self._purged(done) or late
                 seen = max([seen, *done, *(number for number, _ in owed)])
@@ -102,13 +104,13 @@ class Retracting:
                 whole = whole and not error.retryable
                 if error.retryable:
                     continue
-            await self.store.forgot(number)
+            await self.retractions.forgot(number)
         return whole
 
     async def _purged(self, done: Sequence[int]) -> bool:
         try:
             await self.store.purge()
-            await self.store.purged(done)
+            await self.retractions.purged(done)
         except EarshotError as error:
             _log.warning("retraction_delayed", reason=error.reason)
             return False
@@ -123,10 +125,10 @@ class Retracting:
         actor = await self.worlds.get(world)
         await actor.feed(Retracted(0, said.utterance_id, said.hearers, gone=not instead))
         actor.amend(event.seq, kept)
-        turns = self.store.turns_of(world, said.utterance_id)
-        for seq in self.store.lines_of(world, turns):
+        turns = self.retractions.turns_of(world, said.utterance_id)
+        for seq in self.retractions.lines_of(world, turns):
             actor.amend(seq, None)  # what answered the line may repeat it
-        return await self.store.retract(world, event, kept, turns)
+        return await self.retractions.retract(world, event, kept, turns)
 
     async def _instead(self, text: str) -> str:
         """What the line says from now on; "" when nothing is left or NPCs may not hear it."""

@@ -17,10 +17,12 @@ from services.chat.crew import Crew
 from services.chat.effects import Ask
 from services.chat.embed_worker import Embeddings
 from services.chat.erasure import Eraser
+from services.chat.erasure_store import ErasureStore
 from services.chat.moderation import RESOURCE, Moderator, Moderators, PatternModerator, WordModerator, words_of
 from services.chat.moderation_hook import HttpModerator
 from services.chat.recollection import Recollection
 from services.chat.retracting import Retracting
+from services.chat.retraction_store import RetractionStore
 from services.chat.saying import PERIOD_S, Saying
 from services.chat.servicer import ChatServicer
 from services.chat.store import LAYOUT, SCHEMA, ChatStore
@@ -28,8 +30,10 @@ from services.chat.worker import Retention
 from services.chat.worlds import Worlds
 from services.common.app import App
 from services.common.replicas import Holder, Partitions
+from services.common.settings import Settings
 
 SERVICE = "earshot.chat.v1.ChatService"
+HOUR_MS = 3_600_000
 
 
 async def bind(app: App) -> None:
@@ -71,20 +75,10 @@ async def bind_with(app: App, moderator: Moderator) -> None:
         store, sync, app.metrics, settings.history_tokens, settings.context_messages, worlds.lasting
     )
     asking = Asking(sync, moderator, worlds, app.clock, settings.turn_deadline_s, settings.history_tokens, recollection)
-    players = Toll(Allowance(settings.player_messages_per_10s, PERIOD_S))
-    conversations = Toll(Allowance(settings.conversation_messages_per_10s, PERIOD_S))
-    saying = Saying(worlds, store, state, moderator, app.clock, app.metrics, players, conversations)
-    eraser = Eraser(store, worlds, state, sync, app.clock)
-    retention = Retention(
-        store,
-        app.clock,
-        round(settings.retention_h * 3_600_000),
-        settings.events_per_world,
-        lambda world: worlds.loaded(world) is not None,
-        round(settings.recall_days * 86_400_000),
-        settings.recall_lines,
-    )
-    retracting = Retracting(store, worlds, sync, moderator)
+    saying = Saying(worlds, store, state, moderator, app.clock, app.metrics, *_tolls(settings))
+    eraser = Eraser(store, ErasureStore(store, database), worlds, state, sync, app.clock)
+    retention = _retention(store, worlds, app)
+    retracting = Retracting(store, RetractionStore(store, database), worlds, sync, moderator)
     servicer = ChatServicer(saying, worlds, store, bell, eraser, retracting, app.clock)
     app.add(chat_pb2_grpc.add_ChatServiceServicer_to_server, servicer, SERVICE)
 
@@ -108,3 +102,22 @@ async def bind_with(app: App, moderator: Moderator) -> None:
     app.worker("chat.retention", retention.run)
     app.worker("chat.embeddings", Embeddings(store, sync, recollection, app.clock, app.metrics).run)
     app.ready_check("chat", crew.ready)
+
+
+def _tolls(settings: Settings) -> tuple[Toll, Toll]:
+    """What a player and what a conversation may say."""
+    a_player, a_conversation = settings.player_messages_per_10s, settings.conversation_messages_per_10s
+    return Toll(Allowance(a_player, PERIOD_S)), Toll(Allowance(a_conversation, PERIOD_S))
+
+
+def _retention(store: ChatStore, worlds: Worlds, app: App) -> Retention:
+    settings = app.settings
+    return Retention(
+        store,
+        app.clock,
+        round(settings.retention_h * HOUR_MS),
+        settings.events_per_world,
+        lambda world: worlds.loaded(world) is not None,
+        round(settings.recall_days * 24 * HOUR_MS),
+        settings.recall_lines,
+    )

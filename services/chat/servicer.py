@@ -11,12 +11,13 @@ from earshot.type.v1 import type_pb2
 
 from services.chat.bell import Bell
 from services.chat.erasure import Eraser
+from services.chat.erasure_store import Erasure
 from services.chat.events_servicer import conversation_of, event_of, explanation_of, reply_of
 from services.chat.outcome import Outcome
 from services.chat.policy import NPC, PLAYER
 from services.chat.retracting import Retracting
 from services.chat.saying import MARGIN_S, Said, Saying, Words
-from services.chat.store import ChatStore, Erasure
+from services.chat.store import ChatStore
 from services.chat.worlds import Key, Worlds
 from services.common.clock import Clock
 from services.common.errors import BadInput, NotFound
@@ -168,7 +169,7 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         return chat_pb2.ErasePlayerResponse(erasure_id=job)
 
     async def GetErasure(self, request: chat_pb2.GetErasureRequest, context: Any) -> chat_pb2.GetErasureResponse:
-        job = self._store.erasure(request.tenant, request.erasure_id)
+        job = self._eraser.erasures.job(request.tenant, request.erasure_id)
         if job is None:
             raise NotFound("no such erasure", reason="UNKNOWN_ERASURE")
         return _erasure_response(job)

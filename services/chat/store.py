@@ -1,23 +1,24 @@
-"""The room's durable memory: the input log, the event log, checkpoints, explanations, seen message ids, erasure jobs.
+"""The room's durable memory: the input log, the event log, checkpoints, explanations, seen message ids.
 
-One world's append (inputs, events, what explains them) is one fenced transaction. Reads are small and indexed.
+One world's append (inputs, events, what explains them) is one fenced transaction. Reads are small and indexed. Of the
+same tables erasure_store.py takes players out, retraction_store.py single lines.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 import msgspec
 
-from services.chat import erasing, events, explaining, inputs, recall_store, recording_store
+from services.chat import events, explaining, inputs, recall_store, recording_store
 from services.chat.effects import Explain
-from services.common.errors import Conflict, NotOwner
+from services.common.errors import Conflict
 from services.common.mirror import Layout
-from services.common.ownership import Fence, partition_of
+from services.common.ownership import Fence
 from services.common.store import Database
 
 SCHEMA = (
@@ -56,22 +57,8 @@ LAYOUT = Layout(
 # Log numbers that a life of the store (one fencing token) may have shown without leaving a trace: no life reuses them.
 SEQ_SKIP = 65_536
 
-# Of an erasure: that of its least advanced part is its own.
-STATES = ("failed", "pending", "purging", "done")
-
-# Lines of recall that are rewritten in one commit.
-ERASE_BATCH = 500
-
 World = tuple[str, str]
 T = TypeVar("T")
-
-_HOLDS_PLAYERS = (
-    ("worlds", "state"),
-    ("inputs", "body"),
-    ("events", "body"),
-    ("explanations", "why"),
-    ("recorded", "body"),
-)
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -84,47 +71,12 @@ class Seen(msgspec.Struct, frozen=True):
     unheard: bool
 
 
-class Receipt(msgspec.Struct, frozen=True):
-    """What one store removed."""
-
-    store: str
-    removed: int
-    not_erasable: str = ""
-
-
-class Forgetting(msgspec.Struct, frozen=True):
-    """A line that was taken back, as far as sync has to do with it. npcs: those that heard it; turns: what answered."""
-
-    tenant: str
-    world: str
-    text: str
-    speaker: str
-    at_ms: int
-    npcs: tuple[str, ...]
-    turns: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True, slots=True)
 class Explained:
     """Why a turn came about, with its last event."""
 
     why: Explain
     event: events.Event
-
-
-@dataclass(frozen=True, slots=True)
-class Erasure:
-    """An erasure job. state: pending, purging (only the write-ahead log is left), done or failed.
-
-    part: of a job that replicas share, the partition whose worlds this part is about; -1 = all.
-    """
-
-    tenant: str
-    id: str
-    player: str
-    state: str
-    receipts: tuple[Receipt, ...]
-    part: int = -1
 
 
 @dataclass(slots=True)
@@ -273,7 +225,7 @@ class ChatStore:
         rows = self._database.read("SELECT body FROM seen WHERE tenant=? AND world=? AND key=?", (*world, key))
         return msgspec.msgpack.decode(rows[0][0], type=Seen) if rows else None
 
-    # -- retention and erasure -----------------------------------------------------------------------------------------
+    # -- retention -----------------------------------------------------------------------------------------------------
 
     def worlds(self, tenant: str | None = None) -> list[World]:
         """Every world of which anything is stored (each has a checkpoint from the moment it is first loaded)."""
@@ -291,178 +243,12 @@ class ChatStore:
         """Forget a world of which nothing is within its retention. Its log begins anew if it ever comes back."""
         await self._database.write(lambda db: _drop(db, world), durable=False, fence=self.fence(world))
 
-    async def erase(self, world: World, player: str, names: Sequence[str]) -> int:
-        """Remove a player from a world's log, explanations and seen ids. Answers how many rows changed."""
-        return await self._database.write(
-            lambda db: _erase(db, world, player, names), durable=True, fence=self.fence(world)
-        )
-
-    def utterance_of(self, world: World, message_id: str) -> str:
-        """Utterance of a message as its sender calls it, "" = none is known."""
-        low, high = f"m:{message_id}:", f"m:{message_id};"
-        rows = self._database.read(
-            "SELECT body FROM seen WHERE tenant=? AND world=? AND key>=? AND key<? LIMIT 1", (*world, low, high)
-        )
-        return msgspec.msgpack.decode(rows[0][0], type=Seen).utterance_id if rows else ""
-
-    def said(self, world: World, utterance_id: str) -> events.Event | None:
-        """The entry of an utterance; its number is the last part of its id."""
-        number = utterance_id.rpartition("-")[2]
-        if not number.isdigit():
-            return None
-        rows = self._database.read(
-            "SELECT body FROM events WHERE tenant=? AND world=? AND seq=?", (*world, min(int(number), 1 << 62))
-        )
-        event = events.decode(rows[0][0]) if rows else None
-        body = event.body if event is not None else None
-        return event if isinstance(body, events.Said) and body.utterance_id == utterance_id else None
-
-    def turns_of(self, world: World, utterance_id: str) -> list[str]:
-        """Turns that this utterance caused."""
-        rows = self._database.read(
-            "SELECT x.turn FROM explanations x JOIN events e USING (tenant, world, seq)"
-            " WHERE tenant=? AND world=? AND instr(e.body, ?)",
-            (*world, utterance_id.encode()),
-        )
-        return [turn for (turn,) in rows]
-
-    def lines_of(self, world: World, turns: Sequence[str]) -> list[int]:
-        """Numbers of the sentences of these turns."""
-        found = []
-        for turn in turns:
-            rows = self._database.read(
-                "SELECT body FROM events WHERE tenant=? AND world=? AND instr(body, ?)", (*world, turn.encode())
-            )
-            said = [event for (body,) in rows if isinstance((event := events.decode(body)).body, events.Said)]
-            found += [event.seq for event in said if isinstance(event.body, events.Said) and event.body.turn_id == turn]
-        return found
-
-    async def retract(self, world: World, event: events.Event, kept: events.Event | None, turns: Sequence[str]) -> int:
-        """Replace or remove an entry, and what these turns said to it, in the log and in recall. Answers how many.
-
-        What sync has to forget of it is taken on in the same commit.
-        """
-        answers = self.lines_of(world, turns)
-        return await self._database.write(
-            lambda db: _retract(db, world, event, kept, answers, turns), durable=True, fence=self.fence(world)
-        )
-
-    async def retract_recalled(self, world: World, utterance_id: str, instead: str) -> int:
-        """The same for a line that only recall still knows."""
-        return await self._database.write(lambda db: _retract_recalled(db, world, utterance_id, instead), durable=True)
-
-    def forgettings(self, most: int) -> list[tuple[int, Forgetting]]:
-        """What sync has yet to forget, oldest first, by number."""
-        rows = self._database.read("SELECT n, body FROM forgetting WHERE body<>x'' ORDER BY n LIMIT ?", (most,))
-        return [(n, msgspec.msgpack.decode(body, type=Forgetting)) for n, body in rows]
-
-    def unpurged(self) -> list[int]:
-        """Numbers of what sync has forgotten and the files may still hold."""
-        return [n for (n,) in self._database.read("SELECT n FROM forgetting WHERE body=x''")]
-
-    async def forgot(self, number: int) -> None:
-        """Sync has forgotten it."""
-        sql = "UPDATE forgetting SET speaker='', body=x'' WHERE n=?"
-        await self._database.write(lambda db: db.execute(sql, (number,)))
-
-    async def purged(self, numbers: Sequence[int]) -> None:
-        """The files hold nothing of these any more."""
-        rows = [(number,) for number in numbers]
-        await self._database.write(lambda db: db.executemany("DELETE FROM forgetting WHERE n=?", rows))
-
     async def purge(self) -> None:
         """Let the index of recall forget what was taken out of it, then empty the write-ahead log."""
         more = await self._database.write(partial(recall_store.merge, first=True), durable=False)
         while more:
             more = await self._database.write(partial(recall_store.merge, first=False), durable=False)
         await self._database.purge()
-
-    def mentions(self, world: World, player: str) -> bool:
-        """Whether anything stored of a world holds the player's id."""
-        mark = player.encode()
-        for table, column in _HOLDS_PLAYERS:
-            sql = f"SELECT 1 FROM {table} WHERE tenant=? AND world=? AND instr({column}, ?) LIMIT 1"
-            if self._database.read(sql, (*world, mark)):
-                return True
-        return bool(
-            self._database.read(
-                "SELECT 1 FROM seen WHERE tenant=? AND world=? AND instr(key, ?) LIMIT 1", (*world, player)
-            )
-        )
-
-    def hearers(self, world: World, player: str) -> set[str]:
-        """NPCs that heard a player, as the log knows."""
-        rows = self._database.read(
-            "SELECT body FROM events WHERE tenant=? AND world=? AND instr(body, ?)", (*world, player.encode())
-        )
-        return {npc for (body,) in rows for npc in erasing.hearers(events.decode(body), player)}
-
-    def names(self, world: World, player: str) -> set[str]:
-        """Display names under which a player appears in a world's log."""
-        rows = self._database.read(
-            "SELECT body FROM events WHERE tenant=? AND world=? AND instr(body, ?)", (*world, player.encode())
-        )
-        return {name for (body,) in rows for name in erasing.names(events.decode(body), player)}
-
-    async def erase_recall(self, tenant: str, player: str, names: Sequence[str]) -> int:
-        """Remove a player from recall, in every world of a tenant. Answers how many rows."""
-        removed = await self._database.write(lambda db: _erase_recall(db, tenant, player))
-        naming = await self.look(lambda reader: reader.naming(tenant, names))
-        for start in range(0, len(naming), ERASE_BATCH):
-            some = naming[start : start + ERASE_BATCH]
-            await self._database.write(partial(recall_store.rename, ids=some, names=names))
-        return removed + len(naming)
-
-    async def put_erasure(self, job: Erasure, now_ms: int) -> None:
-        """Create or update a job, or a part of one. Raises NotOwner for a part that is no longer here."""
-        receipts = msgspec.msgpack.encode(job.receipts)
-        fence = None
-        if job.part >= 0:
-            fence = self._database.ownership.parts.get(job.part)
-            if fence is None:
-                raise NotOwner
-        row = f"{job.id}.{job.part}" if job.part >= 0 else job.id
-        await self._database.write(
-            lambda db: db.execute(
-                "INSERT INTO erasures VALUES (?,?,?,?,?,?) ON CONFLICT (tenant, id) DO UPDATE SET"
-                " state=excluded.state, player=excluded.player, receipts=excluded.receipts",
-                (job.tenant, row, job.player, job.state, now_ms, receipts),
-            ),
-            fence=fence,
-        )
-
-    def parts(self, tenant: str) -> list[int]:
-        """Partitions of which something of the tenant is kept here, and the one that speaks for it; [-1] = all is one.
-
-        Blocks: for a job that is begun.
-        """
-        here = self._database.ownership.parts
-        if not here:
-            return [-1]
-        rows = self._database.read("SELECT DISTINCT world FROM utterances WHERE tenant=?", (tenant,))
-        found = {partition_of(*world) for world in self.worlds(tenant)} | {partition_of(tenant, one) for (one,) in rows}
-        return sorted((found | {partition_of(tenant, "")}) & here.keys())
-
-    def erasures(self, state: str) -> list[Erasure]:
-        """Jobs in a state, oldest first."""
-        return [
-            _erasure(row)
-            for row in self._database.read(
-                "SELECT tenant, id, player, state, receipts FROM erasures WHERE state=? ORDER BY at_ms, id", (state,)
-            )
-        ]
-
-    def erasure(self, tenant: str, job_id: str) -> Erasure | None:
-        """One job, or what its parts here add up to."""
-        rows = self._database.read(
-            "SELECT tenant, id, player, state, receipts FROM erasures WHERE tenant=? AND (id=? OR id BETWEEN ? AND ?)",
-            (tenant, job_id, f"{job_id}.", f"{job_id}/"),
-        )
-        jobs = [_erasure(row) for row in rows]
-        if not jobs:
-            return None
-        state = min((job.state for job in jobs), key=STATES.index)
-        return replace(jobs[0], state=state, receipts=tuple(one for job in jobs for one in job.receipts))
 
 
 def _append(db: sqlite3.Connection, world: World, append: Append, life: int, embeds: bool) -> None:
@@ -533,74 +319,3 @@ def _drop(db: sqlite3.Connection, world: World) -> None:
     for table in ("inputs", "events", "worlds", "holes", "explanations", "seen", "recorded"):
         db.execute(f"DELETE FROM {table} WHERE tenant=? AND world=?", world)
     recall_store.end_world(db, world)
-
-
-def _erase(db: sqlite3.Connection, world: World, player: str, names: Sequence[str]) -> int:
-    removed = 0
-    for seq, body in db.execute("SELECT seq, body FROM events WHERE tenant=? AND world=?", world).fetchall():
-        event = events.decode(body)
-        kept = erasing.without(event, player, names)
-        if kept is event:
-            continue
-        removed += 1
-        key = (*world, seq)
-        if kept is None:
-            db.execute("DELETE FROM events WHERE tenant=? AND world=? AND seq=?", key)
-        else:
-            db.execute("UPDATE events SET body=? WHERE tenant=? AND world=? AND seq=?", (events.encode(kept), *key))
-    marks = [player.encode(), *(name.encode() for name in names)]
-    for turn, why in db.execute("SELECT turn, why FROM explanations WHERE tenant=? AND world=?", world).fetchall():
-        if any(mark in why for mark in marks):
-            removed += 1
-            db.execute("DELETE FROM explanations WHERE tenant=? AND world=? AND turn=?", (*world, turn))
-    removed += db.execute("DELETE FROM seen WHERE tenant=? AND world=? AND instr(key, ?)", (*world, player)).rowcount
-    return removed
-
-
-def _owe(db: sqlite3.Connection, owed: Forgetting) -> None:
-    row = (owed.tenant, owed.world, owed.speaker, msgspec.msgpack.encode(owed))
-    db.execute("INSERT INTO forgetting (n, tenant, world, speaker, body) VALUES (fresh_id(),?,?,?,?)", row)
-
-
-def _erase_recall(db: sqlite3.Connection, tenant: str, player: str) -> int:
-    # Sync forgets the player as a whole: single lines need not be told to it any more.
-    db.execute("DELETE FROM forgetting WHERE tenant=? AND speaker=?", (tenant, player))
-    return recall_store.erase(db, tenant, player)
-
-
-def _retract_recalled(db: sqlite3.Connection, world: World, utterance_id: str, instead: str) -> int:
-    found = recall_store.heard(db, world, utterance_id)
-    if found is None or found.text == instead:
-        return 0
-    _owe(db, Forgetting(*world, found.text, found.speaker_id, found.at_ms, found.hearers))
-    return recall_store.retract(db, world, utterance_id, instead)
-
-
-def _retract(
-    db: sqlite3.Connection,
-    world: World,
-    event: events.Event,
-    kept: events.Event | None,
-    answers: Sequence[int],
-    turns: Sequence[str],
-) -> int:
-    said = event.body
-    assert isinstance(said, events.Said), "only what was said is taken back"
-    key = (*world, event.seq)
-    if kept is None:
-        db.execute("DELETE FROM events WHERE tenant=? AND world=? AND seq=?", key)
-    else:
-        db.execute("UPDATE events SET body=? WHERE tenant=? AND world=? AND seq=?", (events.encode(kept), *key))
-    text = kept.body.text if kept is not None and isinstance(kept.body, events.Said) else ""
-    _owe(db, Forgetting(*world, said.text, said.speaker_id, event.at_ms, said.hearers, tuple(turns)))
-    for seq in answers:
-        db.execute("DELETE FROM events WHERE tenant=? AND world=? AND seq=?", (*world, seq))
-        recall_store.remove(db, "tenant=? AND world=? AND seq=?", (*world, seq))
-    return 1 + len(answers) + recall_store.retract(db, world, said.utterance_id, text)
-
-
-def _erasure(row: tuple[str, str, str, str, bytes]) -> Erasure:
-    tenant, row_id, player, state, receipts = row
-    job_id, _, part = row_id.partition(".")
-    kept = msgspec.msgpack.decode(receipts, type=tuple[Receipt, ...])
-    return Erasure(tenant, job_id, player, state, kept, int(part) if part else -1)

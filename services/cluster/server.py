@@ -11,7 +11,7 @@ from services.cluster.compiled import CompiledMethod
 from services.cluster.servicer import ClusterServicer
 from services.common.app import App
 from services.common.logs import get_logger
-from services.common.store import MEMORY
+from services.common.store_file import MEMORY
 
 SERVICE = "earshot.cluster.v1.ClusterService"
 

@@ -29,7 +29,8 @@ from services.common.mirror import PRIVATE, Layout
 from services.common.replicas import EVERYTHING, Holder
 from services.common.settings import SERVED, Settings
 from services.common.shared import Shared
-from services.common.store import MEMORY, Database, Group, working_copy
+from services.common.store import Database, Group
+from services.common.store_file import MEMORY, working_copy
 from services.common.telemetry import Metrics
 from services.common.tls import CallerInterceptor, require
 

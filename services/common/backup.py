@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.errors import BadInput, Unavailable
-from services.common.store import claimed
+from services.common.store_file import claimed
 
 MANIFEST = "manifest.json"
 AGENTS = "agents.json"

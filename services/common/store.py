@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import queue
 import sqlite3
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,27 +25,16 @@ from services.common import tracing
 from services.common.errors import Conflict, EarshotError, NotOwner, Overloaded, Unavailable
 from services.common.mirror import Mirror
 from services.common.ownership import PARTITIONS, EmbeddedOwnership, Fence, LeasedOwnership, Ownership
+from services.common.store_file import MAPPED, MEMORY, Checkpointer, connect, embedded_ids, hold, truncate_log
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
 MAX_PENDING = 20_000
 MAX_BATCH = 64
-# WAL pages after which the checkpointer copies them back: away from the writer, whose p99 it would cost.
-CHECKPOINT_PAGES = 1000
-# A log of more pages is emptied while the writer waits: under writes without a pause no copying back ever sees its end,
-# and it would grow for as long as they last.
-LOG_PAGES = 2000
-# For so long at most: who reads meanwhile (a backup) is not waited for.
-EMPTYING_MS = 50
-MEMORY = ":memory:"
-# Bytes of a store that longer reads may map.
-MAPPED = 1 << 31
 # After this long without the shared store callers are told; it is tried again until its answer is known.
 PATIENCE_S = 0.8
 AGAIN_S = 0.1
-# Working copies of one room in one data directory.
-COPIES_MAX = 64
 
 _FENCE_SCHEMA = "CREATE TABLE IF NOT EXISTS fence (partition INTEGER PRIMARY KEY, token INTEGER NOT NULL) WITHOUT ROWID"
 
@@ -100,8 +87,8 @@ class Database:
         # Told of every group commit, on the writer's thread.
         self._committed = committed
         self._inline = inline or self._path == MEMORY
-        self._lock_file = lock or _lock(self._path)
-        self._writer = _connect(self._path)
+        self._lock_file = lock or hold(self._path)
+        self._writer = connect(self._path)
         for statement in (_FENCE_SCHEMA, *schema):
             self._writer.execute(statement)
         self.ownership: Ownership
@@ -111,16 +98,16 @@ class Database:
         else:
             mirror.attach(self._writer)
             self.ownership = LeasedOwnership()
-        self._reader = self._writer if self._inline else _connect(self._path, read_only=True)
+        self._reader = self._writer if self._inline else connect(self._path, read_only=True)
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._pending = 0
         self._level = ""  # of PRAGMA synchronous
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._checkpointer: _Checkpointer | None = None
+        self._checkpointer: Checkpointer | None = None
         self._looker: tuple[ThreadPoolExecutor, sqlite3.Connection] | None = None
         if not self._inline:
-            self._checkpointer = _Checkpointer(self._path)
+            self._checkpointer = Checkpointer(self._path)
             self._thread = threading.Thread(target=self._run, name=f"store:{Path(self._path).stem}", daemon=True)
             self._thread.start()
 
@@ -190,7 +177,7 @@ class Database:
             raise Unavailable("the store is closed", reason="STORE_UNAVAILABLE")
         if self._looker is None:
             pool = ThreadPoolExecutor(1, thread_name_prefix=f"store:{Path(self._path).stem}:look")
-            looker = _connect(self._path, read_only=True)
+            looker = connect(self._path, read_only=True)
             # Looks touch many rows that lie far apart: mapped, their pages are not copied one by one.
             looker.execute(f"PRAGMA mmap_size={MAPPED}")
             looker.execute("PRAGMA cache_size=-32768")
@@ -206,7 +193,7 @@ class Database:
 
         Raises Unavailable (STORE_BUSY) when a reader kept the log busy; try again later.
         """
-        await self._outside(_truncate_log)
+        await self._outside(truncate_log)
         if self._mirror is not None:
             await asyncio.to_thread(self._mirror.rows.compact)
 
@@ -434,18 +421,6 @@ def _alone(connection: sqlite3.Connection, work: Callable[[], None]) -> None:
     connection.execute("COMMIT")
 
 
-def embedded_ids(connection: sqlite3.Connection) -> None:
-    """Where one process makes all ids SQLite numbers the rows."""
-    connection.create_function("fresh_id", 0, lambda: None)
-    connection.create_function("named_id", -1, lambda *_: None)
-
-
-def _truncate_log(connection: sqlite3.Connection) -> None:
-    row = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    if row is not None and row[0]:
-        raise Unavailable("a reader keeps the store's log busy", reason="STORE_BUSY", retry_after_ms=100)
-
-
 def check_fences(connection: sqlite3.Connection, fences: Collection[Fence]) -> None:
     """Raises Conflict (FENCED) unless every fence is the current one of its partition."""
     marks = ", ".join("?" * len(fences))
@@ -466,111 +441,3 @@ def _resolve(batch: list[_Item]) -> None:
             item.future.exception()
         else:
             item.future.set_result(item.result)
-
-
-class _Checkpointer:
-    """Copies the WAL back on a thread and connection of its own, after every CHECKPOINT_PAGES commits or so."""
-
-    def __init__(self, path: str) -> None:
-        self._connection = _connect(path)
-        self._connection.execute(f"PRAGMA busy_timeout={EMPTYING_MS}")
-        self._wake = threading.Event()
-        self._commits = 0
-        self._stop = False
-        self._thread = threading.Thread(target=self._run, name="store:checkpoint", daemon=True)
-        self._thread.start()
-
-    def committed(self) -> None:
-        self._commits += 1
-        if self._commits >= CHECKPOINT_PAGES // 4:
-            self._commits = 0
-            self._wake.set()
-
-    def close(self) -> None:
-        self._stop = True
-        self._wake.set()
-        self._thread.join()
-        self._connection.close()
-
-    def _run(self) -> None:
-        while not self._stop:
-            self._wake.wait()
-            self._wake.clear()
-            # A reader or the writer may hold a lock just now: the next wake tries again.
-            with contextlib.suppress(sqlite3.Error):
-                _, pages, _ = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-                if pages > LOG_PAGES:
-                    self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-
-
-def _connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=5.0)
-    connection.execute("PRAGMA page_size=16384")
-    connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute("PRAGMA wal_autocheckpoint=0")
-    connection.execute("PRAGMA secure_delete=ON")
-    if read_only:
-        connection.execute("PRAGMA query_only=ON")
-    return connection
-
-
-def _lock(path: str) -> IO[str] | None:
-    """Hold the file's lock: two processes on one data directory would each think they own it."""
-    if path == MEMORY:
-        return None
-    try:
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        handle = Path(path + ".lock").open("w")  # noqa: SIM115 - held for the life of the store
-    except OSError as error:
-        why = f"the data directory {Path(path).parent} cannot be written: {error.strerror}"
-        raise Unavailable(why, reason="DATA_NOT_WRITABLE") from error
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        handle.close()
-        raise StoreInUse(path) from error
-    return handle
-
-
-def working_copy(data: str, room: str) -> tuple[str, IO[str] | None]:
-    """An empty file for a replica's copy of shared rows, and the lock that makes it nobody else's.
-
-    Copies that nobody uses any more are used again. Raises StoreInUse when there are COPIES_MAX.
-    """
-    folder = Path(tempfile.gettempdir()) / "earshot" if data == MEMORY else Path(data)
-    folder = folder / "copies"
-    folder.mkdir(parents=True, exist_ok=True)
-    for number in range(COPIES_MAX):
-        path = folder / f"{room}.{number}.db"
-        try:
-            lock = _lock(str(path))
-        except StoreInUse:
-            continue
-        for left in folder.glob(f"{path.name}*"):
-            if not left.name.endswith(".lock"):
-                left.unlink()
-        return str(path), lock
-    raise StoreInUse(str(folder))
-
-
-def claimed(data: Path) -> bool:
-    """Whether a process has a store of this data directory open."""
-    for lock in data.glob("*.lock"):
-        with lock.open("w") as handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                return True
-    return False
-
-
-class StoreInUse(EarshotError):
-    """Another process has the data directory open."""
-
-    default_reason = "DATA_IN_USE"
-
-    def __init__(self, path: str) -> None:
-        name = Path(path).name
-        super().__init__(
-            f"another Earshot process uses {name} in this data directory: stop it, or choose another with --data"
-        )

@@ -14,7 +14,7 @@ from services.common.app import App
 from services.common.logs import get_logger
 from services.common.replicas import Holder, Partitions
 from services.common.settings import Settings
-from services.common.store import MEMORY
+from services.common.store_file import MEMORY
 from services.state import compiled, measures
 from services.state.agenda import Agenda
 from services.state.assigner import Assigner

@@ -12,7 +12,8 @@ from services.common.ownership import LeasedOwnership
 from services.common.redis_rows import RedisRows
 from services.common.registry import Registry, Replica, client
 from services.common.replicas import EVERYTHING
-from services.common.store import MEMORY, Database
+from services.common.store import Database
+from services.common.store_file import MEMORY
 
 
 class Engine(Protocol):

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from services.chat import inputs, recall_store
+from services.chat.erasure_store import Erasure, ErasureStore, Receipt
 from services.chat.store import LAYOUT as CHAT_LAYOUT
 from services.chat.store import SCHEMA as CHAT
-from services.chat.store import Append, ChatStore, Erasure, Receipt, Seen
+from services.chat.store import Append, ChatStore, Seen
 from services.common.errors import Conflict
 from services.common.mirror import Layout
 from services.common.store import Database
@@ -223,15 +224,16 @@ async def test_chat_keeps_inputs_checkpoints_and_seen_ids(engine: Engine) -> Non
     seen = Seen("u-1", "L1", 1, 7, False)
     await store.append(WORLD, Append(1, inputs=[one], seen=[("m:1:0", 5, seen)], checkpoint=(0, b"state")))
     await store.append(WORLD, Append(2, inputs=[one]))
-    for part in store.parts("t"):
-        await store.put_erasure(Erasure("t", "e1", "p1", "pending", (Receipt("chat", 2),), part=part), 1)
+    erasures = ErasureStore(store, database)
+    for part in erasures.parts("t"):
+        await erasures.put(Erasure("t", "e1", "p1", "pending", (Receipt("chat", 2),), part=part), 1)
     database = await again(engine, database, "chat", CHAT, CHAT_LAYOUT)
     store = ChatStore(database)
     found = store.load(WORLD)
     assert (found.state, found.n, len(found.inputs)) == (b"state", 0, 2)
     assert found.skip == (65_536 if engine.survives else 0)
     assert store.seen(WORLD, "m:1:0") == seen
-    assert {job.id for job in store.erasures("pending")} == {"e1"}
+    assert {job.id for job in ErasureStore(store, database).jobs("pending")} == {"e1"}
     await store.drop(WORLD)
     database = await again(engine, database, "chat", CHAT, CHAT_LAYOUT)
     assert ChatStore(database).worlds() == []
@@ -247,8 +249,7 @@ async def test_chat_recalls_after_a_restart_and_forgets_for_good(engine: Engine)
         database = await again(engine, database, "chat", CHAT, CHAT_LAYOUT)
         found = await database.look(_recalled)
         assert found == {"w": ["the miller hides gold"], "": ["the miller hides gold"], "lines": [2, 2]}
-    store = ChatStore(database)
-    await store.erase_recall("t", "p1", ["Ada"])
+    await ErasureStore(ChatStore(database), database).erase_recall("t", "p1", ["Ada"])
     assert await database.look(_recalled) == {}
     database = await again(engine, database, "chat", CHAT, CHAT_LAYOUT)
     assert await database.look(_recalled) == {}

@@ -48,7 +48,7 @@ POINTS: dict[str, Point] = {
     **_store("sync"),
     # Within a transaction, after its statements: SQLite has written to the log, nothing is committed.
     "transaction.written": Point("services.common.store", "_attempt", after=True),
-    "checkpoint.begun": Point("services.common.store", "_Checkpointer.committed"),
+    "checkpoint.begun": Point("services.common.store_file", "Checkpointer.committed"),
     "opening.claimed": Point("services.common.store", "Database._claim", after=True),
     "state.assigned": Point("services.state.intake", "Intake._answers", after=True),
     "state.shown": Point("services.state.intake", "Intake._show", after=True),

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from services.common import store
+from services.common import store_file
 from services.common.errors import Conflict, Unavailable
 from services.common.ownership import Fence, partition_of
-from services.common.store import MEMORY, Database, StoreInUse
+from services.common.store import Database
+from services.common.store_file import MEMORY, StoreInUse
 
 pytestmark = pytest.mark.real_time
 SCHEMA = ("CREATE TABLE IF NOT EXISTS item (id INTEGER PRIMARY KEY, value TEXT NOT NULL)",)
@@ -123,8 +124,8 @@ async def test_purge_leaves_nothing_of_what_was_deleted(tmp_path: Path) -> None:
 async def test_the_log_of_a_store_that_is_never_quiet_stays_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "CHECKPOINT_PAGES", 40)
-    monkeypatch.setattr(store, "LOG_PAGES", 100)
+    monkeypatch.setattr(store_file, "CHECKPOINT_PAGES", 40)
+    monkeypatch.setattr(store_file, "LOG_PAGES", 100)
     database = Database(tmp_path / "a.db", SCHEMA)
     log = tmp_path / "a.db-wal"
     largest = 0

@@ -15,7 +15,8 @@ from services.chat import importing
 from services.chat.importing import Imported, import_file
 from services.chat.recall_store import RecallReader
 from services.common.errors import BadInput
-from services.common.store import Database, StoreInUse
+from services.common.store import Database
+from services.common.store_file import StoreInUse
 
 pytestmark = pytest.mark.real_time
 

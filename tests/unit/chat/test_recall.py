@@ -19,7 +19,8 @@ from services.chat.recall import Cue, Memory
 from services.chat.recall_store import RecallReader
 from services.chat.store import SCHEMA
 from services.chat.terms import words
-from services.common.store import MEMORY, Database
+from services.common.store import Database
+from services.common.store_file import MEMORY
 from tests.unit.chat.neighbours import TENANT, WORLD, Tavern, ref, tavern
 
 CAST = {"L1": ["mara", "brom", "p1", "p2"]}
