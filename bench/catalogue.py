@@ -26,6 +26,7 @@ BENCHES: Mapping[str, str] = {
     "recall": "bench.recall",
     "scale": "bench.scale",
     "hour": "bench.hour",
+    "load": "bench.evening",
     "store": "bench.store",
 }
 

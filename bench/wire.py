@@ -118,16 +118,22 @@ class Client:
     port: int
     _idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=deque)
 
-    async def post(self, path: str, body: Any, most_s: float) -> tuple[int, Any]:
+    async def post(self, path: str, body: Any, most_s: float, token: str = "") -> tuple[int, Any]:
         """Status and decoded answer, within `most_s`. Raises OSError (TimeoutError too), IncompleteReadError."""
-        sent = json.dumps(body).encode()
-        head = (
-            f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(sent)}"
-        )
+        return await self._request("POST", path, json.dumps(body).encode(), most_s, token)
+
+    async def get(self, path: str, most_s: float, token: str = "") -> tuple[int, Any]:
+        """The same without a body. An answer without one is None."""
+        return await self._request("GET", path, b"", most_s, token)
+
+    async def _request(self, method: str, path: str, sent: bytes, most_s: float, token: str) -> tuple[int, Any]:
+        head = f"{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+        head += f"authorization: Bearer {token}\r\n" if token else ""
+        head += f"content-length: {len(sent)}\r\n\r\n"
         async with asyncio.timeout(most_s):
             reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self.port)
             try:
-                writer.write(f"{head}\r\n\r\n".encode() + sent)
+                writer.write(head.encode() + sent)
                 answered = await reader.readuntil(b"\r\n\r\n")
                 length = _LENGTH.search(answered)
                 told = await reader.readexactly(int(length[1]) if length else 0)
@@ -135,7 +141,7 @@ class Client:
                 writer.close()
                 raise
         self._idle.append((reader, writer))
-        return int(answered[9:12]), json.loads(told)
+        return int(answered[9:12]), json.loads(told) if told else None
 
     def close(self) -> None:
         """Close what is idle."""
