@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 _NUMBER = re.compile(rb"#(\d+)")
+_STREAM = re.compile(rb'"stream": *true')
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 SAID = "I have heard of it. Ask me again tomorrow."
 
@@ -39,19 +40,32 @@ COMPLETION = _answer(
     + _chunk(choices=[], usage={"prompt_tokens": 500, "completion_tokens": len(_WORDS)})
     + b"data: [DONE]\n\n",
 )
+SUMMARY = _answer(
+    "application/json",
+    json.dumps(
+        {
+            "object": "chat.completion",
+            "model": "bench",
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": SAID}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 300, "completion_tokens": len(_WORDS)},
+        }
+    ).encode(),
+)
 MODELS = _answer("application/json", b'{"object": "list", "data": [{"id": "bench", "object": "model"}]}')
 
 
 class Model:
-    """An OpenAI-compatible endpoint that takes `delay_ms` and says SAID; a context.
+    """An OpenAI-compatible endpoint that takes `delay_ms` and says SAID, streamed or whole as it is asked; a context.
 
-    asked: loop time at which each number (`#12` in the newest line) was first asked about; calls: how often at all.
+    asked: loop time at which each number (`#12` in the newest line) was first asked about; calls: turns at all;
+    summaries: what was asked whole.
     """
 
     def __init__(self, delay_ms: float) -> None:
         self.delay_s = delay_ms / 1000
         self.asked: dict[int, float] = {}
         self.calls = 0
+        self.summaries = 0
         self._server: asyncio.Server | None = None
         self.base_url = ""
 
@@ -67,12 +81,16 @@ class Model:
         assert self._server is not None, "entered"
         self._server.close()
 
-    def take(self, body: bytes) -> None:
-        """Note one question."""
+    def take(self, body: bytes) -> bytes:
+        """Note one question; the answer to it."""
+        if not _STREAM.search(body):
+            self.summaries += 1
+            return SUMMARY
         self.calls += 1
         numbers = _NUMBER.findall(body)
         if numbers:
             self.asked.setdefault(int(numbers[-1]), asyncio.get_running_loop().time())
+        return COMPLETION
 
 
 class _Line(asyncio.Protocol):
@@ -101,8 +119,8 @@ class _Line(asyncio.Protocol):
         del self._held[:whole]
         assert self._transport is not None, "connected"
         if head.startswith(b"POST"):
-            self._model.take(body)
-            asyncio.get_running_loop().call_later(self._model.delay_s, self._write, COMPLETION)
+            answer = self._model.take(body)
+            asyncio.get_running_loop().call_later(self._model.delay_s, self._write, answer)
         else:
             self._write(MODELS)
 

@@ -72,6 +72,8 @@ class Endpoint:
         self._metrics = metrics
         self._rng = rng
         self._breaker = Breaker()
+        # A model that thinks a summary's tokens away, or a server without plain completions, still answers turns.
+        self._completing = Breaker()
         self._calls = Gate(concurrency)
         self._turns = Gate(concurrency)
         self._turns.rounds = self.rounds = Rounds()
@@ -145,6 +147,7 @@ class Endpoint:
         self.health = await self.runtime.check(timeout)
         if self.health.ok:
             self._breaker.healed(_now())
+            self._completing.healed(_now())
         return self.health
 
     async def call(
@@ -158,15 +161,17 @@ class Endpoint:
     ) -> T:
         """One call; `step` gets the seconds that are left. Raises RuntimeFault, Tripped when nothing was sent.
 
-        model: it asks the model. What Earshot holds itself is read and written at once, however the model fares.
+        model: a completion. Its failures stop completions only, and none is sent while turns are refused.
+        What Earshot holds itself is read and written at once, however the model fares.
         """
         if not (model or self.capabilities.remote):
             result = await step(timeout)
             self._metrics.runtime_calls.labels(self.name, operation, "ok").inc()
             return result
         deadline = _now() + timeout
+        breaker = self._completing if model else self._breaker
         async with self._calls.slot(lane, timeout):
-            ticket = self._enter(operation)
+            ticket = self._enter(operation, breaker)
             started = _now()
             fault: RuntimeFault | None = None
             ended = False
@@ -184,7 +189,7 @@ class Endpoint:
                 fault = TimedOut("no answer in time")
                 raise fault from error
             finally:
-                self._leave(operation, started, ticket, fault, self._calls, ended=ended)
+                self._leave(operation, started, ticket, fault, self._calls, breaker, ended=ended)
                 if isinstance(fault, RateLimited):
                     self._calls.rest(fault.retry_after_s or REST_S)
 
@@ -250,7 +255,7 @@ class Endpoint:
         first: _FirstWords | None = None
         started = _now()
         try:
-            first = _FirstWords(self, self._enter(operation), first_by)
+            first = _FirstWords(self, self._enter(operation, self._breaker), first_by)
             left = max(deadline - started, 0.001)
             async with aclosing(paced(begin(left), left + GRACE_S)) as deltas:
                 async for delta in deltas:
@@ -276,10 +281,10 @@ class Endpoint:
                 quota.rest(fault.retry_after_s, _now())
             if first is not None:
                 first.over()
-                self._leave(operation, started, first.ticket, fault, self._turns, ended=ended)
+                self._leave(operation, started, first.ticket, fault, self._turns, self._breaker, ended=ended)
 
-    def _enter(self, operation: str) -> Ticket:
-        ticket = self._breaker.allow(_now())
+    def _enter(self, operation: str, breaker: Breaker) -> Ticket:
+        ticket = breaker.allow(_now()) if breaker is self._breaker or self.breaker() != "open" else None
         if ticket is None:
             self._metrics.runtime_calls.labels(self.name, operation, "tripped").inc()
             raise Tripped("the breaker is open")
@@ -292,6 +297,7 @@ class Endpoint:
         ticket: Ticket | None,
         fault: RuntimeFault | None,
         gate: Gate,
+        breaker: Breaker,
         *,
         ended: bool,
     ) -> None:
@@ -303,10 +309,10 @@ class Endpoint:
         self._metrics.turns_serial.labels(self.name).set(self.rounds.serial(now))
         if fault is None and not ended:
             if ticket is not None:
-                self._breaker.release(ticket)
+                breaker.release(ticket)
             return
         if ticket is not None:
-            self._breaker.record(now, ticket, failed=fault is not None and fault.trips, jitter=self._rng.random())
+            breaker.record(now, ticket, failed=fault is not None and fault.trips, jitter=self._rng.random())
         if isinstance(fault, RateLimited | TimedOut):
             gate.aimd.slow_down()
         elif fault is None:

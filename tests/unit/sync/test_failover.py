@@ -8,9 +8,18 @@ from typing import Any
 import pytest
 from earshot.sync.v1 import sync_pb2
 
+from services.sync.routing.breaker import OPEN_MIN_S
 from services.sync.routing.provider import Provider
 from services.sync.routing.providers import Budget, Configured
-from services.sync.runtimes.port import Completion, Garbled, RateLimited, ServerFault, Unreachable
+from services.sync.runtimes.port import (
+    Completion,
+    Garbled,
+    RateLimited,
+    RuntimeFault,
+    ServerFault,
+    TimedOut,
+    Unreachable,
+)
 from tests.unit.sync.fake_runtime import FakeRuntime, Plan, words
 from tests.unit.sync.fake_state import FakeState
 from tests.unit.sync.room import Heard, Room, room
@@ -247,6 +256,57 @@ async def test_what_left_the_window_is_summed_up_within_the_memory_scope() -> No
         assert "promised" not in words(runtime.asked[-1].turn.messages)
         await sync.converse(lines=[line(15, "Well?")], history_generation=1)
         assert "promised" not in words(runtime.asked[-1].turn.messages)
+
+
+@pytest.mark.parametrize("fault", [Garbled("the completion is empty"), ServerFault("500"), TimedOut("late")])
+async def test_summaries_that_fail_silence_nobody(fault: RuntimeFault) -> None:
+    class Speaks(FakeRuntime):
+        async def complete(self, system: str, text: str, image: str, most: int, timeout: float) -> Completion:
+            self.calls.append("complete")
+            raise fault
+
+    runtime = Speaks("one", stateful=False, remote=False)
+    runtime.capabilities = type(runtime.capabilities)(stateful=False, remote=False, completes=True)
+    async with room(runtime, context_messages=4) as sync:
+        npcs = [f"npc-{number}" for number in range(40)]
+        for npc in npcs:
+            sync.state.put(npc=npc, players=["Ada"])
+        lines = [line(number, f"Word {number}.") for number in range(1, 14)]
+        heard = await asyncio.gather(*(sync.converse(npc, lines=lines) for npc in npcs))
+        await asyncio.sleep(1)
+        heard += await asyncio.gather(*(sync.converse(npc, lines=lines) for npc in npcs))
+        assert [ended(one) for one in heard] == [("one", "", "")] * 80
+        # And they are left alone for a while, as an endpoint that fails is.
+        assert 5 <= runtime.count("complete") <= 40
+        await asyncio.sleep(OPEN_MIN_S * 1.3)
+        asked = runtime.count("complete")
+        await sync.converse(npcs[0], lines=lines)
+        await asyncio.sleep(1)
+        assert runtime.count("complete") == asked + 1
+
+
+async def test_an_endpoint_that_fails_is_asked_for_no_summaries() -> None:
+    class Sums(FakeRuntime):
+        async def complete(self, system: str, text: str, image: str, most: int, timeout: float) -> Completion:
+            self.calls.append("complete")
+            return Completion("Nothing much.", 50, 9)
+
+    runtime, spare = Sums("one", stateful=False, remote=False), FakeRuntime("two", stateful=False, remote=False)
+    runtime.capabilities = type(runtime.capabilities)(stateful=False, remote=False, completes=True)
+    async with room(runtime, spare, chain=("one", "two"), context_messages=4) as sync:
+        sync.state.put(players=["Ada"])
+        runtime.plan("send", *[Plan(fault=ServerFault("500"))] * 5)
+        for _ in range(6):
+            assert ended(await sync.converse())[0] == "two"
+        assert runtime.count("send") == 5  # its breaker is open
+        lines = [line(number, f"Word {number}.") for number in range(1, 14)]
+        await sync.converse(lines=lines)
+        await asyncio.sleep(1)
+        assert runtime.count("complete") == 0
+        await asyncio.sleep(OPEN_MIN_S * 1.3)
+        await sync.converse(lines=lines)
+        await asyncio.sleep(1)
+        assert runtime.count("complete") == 1
 
 
 async def test_a_small_window_is_kept() -> None:
