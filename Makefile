@@ -43,8 +43,8 @@ test-luau: setup-dev ## the Roblox SDK in a Luau VM against a real edge (needs N
 roblox: ## the Roblox module as one file for Studio: Earshot.rbxmx
 	@$(PYTHON) clients/roblox/build.py Earshot.rbxmx
 
-bench: setup-dev ## every bench beside its peers (about 15 minutes): docs/benchmarks.md, and what became worse
-	@$(BIN)/python -m bench.everything
+bench: setup-dev ## every bench beside its peers (about 15 minutes; CORPUS=DIRECTORY: of conversations): docs/benchmarks.md
+	@$(BIN)/python -m bench.everything $(if $(CORPUS),--corpus $(CORPUS))
 
 SOAK_MINUTES ?= 60
 soak: setup-dev ## an hour of churn and faults, a hundred kills, 1,000 conversations, 10,000 schedules of the floor (2 h)

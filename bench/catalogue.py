@@ -33,12 +33,16 @@ BENCHES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """seconds: time under load of each measurement; None = the bench's own. corpus: directory that `turns` reads."""
+    """seconds: time under load of each measurement; None = the bench's own. corpus: directory that `turns` reads.
+
+    profile: where the time goes, instead (ingest, chat). brief: the short form of a long one (chat).
+    """
 
     seconds: float | None = None
     rounds: int | None = None
     profile: bool = False
     corpus: Path | None = None
+    brief: bool = False
 
 
 def run(name: str, options: Options) -> list[dict[str, Any]]:

@@ -1,20 +1,26 @@
 """`earshot bench chat`: the whole stack over HTTP before a model that takes a second, and how soon a barge-in cancels.
 
 Earshot runs as its users start it, one process; the clients and the model are this one. `--seconds` is the time under
-load (120 by default; `make soak` takes 600).
+load (120 by default; `make soak` takes 600). `--brief` is what `make bench` takes: fewer lines, 20 s. `--profile` says
+where the time of a line and its turn goes, instead.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import signal
+import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
 
+from bench import profiling
 from bench.catalogue import Options, progress
 from bench.figures import percentile, slope
 from bench.hall import TIMEOUT_S, Hall, Talk
@@ -23,11 +29,13 @@ from bench.target import Target, earshot
 from bench.turns import barge_in
 from bench.wire import Client, Model
 
-SECONDS = 120.0
+SECONDS, BRIEF_SECONDS = 120.0, 20.0
 MODEL_MS = 1000.0
 WORLDS, TABLES, RATE = 100, 10, 50.0
-ACTIVE_WORLDS, ACTIVE_RATE, ACTIVE_SECONDS = 10, 20.0, 20.0
-ALONE_LINES = 200
+ACTIVE_WORLDS, ACTIVE_RATE = 10, 20.0
+# Lines of one client; seconds of talk beside others; barge-ins.
+LONG, SHORT = (200, 20.0, 40), (100, 10.0, 15)
+PROFILE_SECONDS = 15.0
 ALONE_MS, ACTIVE_MS = 10.0, 100.0
 BOUNDS_S = {"urgent": 0.5, "conversation": 2.0}
 # Memory is looked at once the worlds' memories of their logs are full or this share of the time has passed.
@@ -41,19 +49,44 @@ Waits = Mapping[tuple[str, str], float]
 
 
 def run(options: Options) -> list[dict[str, Any]]:
-    """Records of all parts."""
-    records = list(barge_in.run(options))
+    """Records of all parts, or of the profile."""
     with tempfile.TemporaryDirectory() as folder:
-        records += asyncio.run(_latency(Path(folder)))
-    with tempfile.TemporaryDirectory() as folder:
-        records += asyncio.run(_load(Path(folder), options.seconds or SECONDS))
-    return records
+        if options.profile:
+            return asyncio.run(_profiled(Path(folder), options.seconds or PROFILE_SECONDS))
+        lines, seconds, barge_ins = SHORT if options.brief else LONG
+        progress(f"chat: {barge_ins} barge-ins")
+        records = list(barge_in.run(options.rounds or barge_ins))
+        records += asyncio.run(_latency(Path(folder), lines, seconds))
+        loaded = options.seconds or (BRIEF_SECONDS if options.brief else SECONDS)
+        return records + asyncio.run(_load(Path(folder), loaded))
 
 
-async def _latency(folder: Path) -> list[dict[str, Any]]:
+async def _profiled(folder: Path, seconds: float) -> list[dict[str, Any]]:
+    """Where the time of one process goes for a line with its turn."""
+    async with Model(MODEL_MS) as model:
+        under = [sys.executable, "-m", "bench.sampler", str(folder)]
+        target = _target("profile", folder, model, under)
+        await asyncio.to_thread(target.start, folder)
+        try:
+            hall = Hall(Client(target.port), ACTIVE_WORLDS, TABLES)
+            await hall.open()
+            await hall.greet()
+            (pid,) = target.pids
+            os.kill(pid, signal.SIGUSR1)
+            before = sum(target.cpu_seconds())
+            progress(f"chat: sampling for {seconds:g} s, {ACTIVE_RATE:g} lines/s")
+            talk = await hall.talk(ACTIVE_RATE, seconds)
+            spent = sum(target.cpu_seconds()) - before
+        finally:
+            await asyncio.to_thread(target.stop)
+    samples = msgspec.json.decode((folder / f"{pid}.json").read_bytes())
+    return [result.record() for result in profiling.results("[all]", samples, spent / len(talk.said) * 1e6)]
+
+
+async def _latency(folder: Path, lines: int, seconds: float) -> list[dict[str, Any]]:
     """Utterance in to runtime asked: alone before a model that is quick, then beside others before a slow one."""
-    alone = await _asked("alone", folder, 50.0, lambda hall: hall.alone(ALONE_LINES))
-    active = await _asked("active", folder, MODEL_MS, lambda hall: hall.talk(ACTIVE_RATE, ACTIVE_SECONDS))
+    alone = await _asked("alone", folder, 50.0, lambda hall: hall.alone(lines))
+    active = await _asked("active", folder, MODEL_MS, lambda hall: hall.talk(ACTIVE_RATE, seconds))
     name, many = "utterance in to runtime asked", f"{ACTIVE_WORLDS * TABLES} conversations active"
     return [
         Result(f"{name}, one client, p50", percentile(alone, 0.5), "ms", ALONE_MS, "less").record(),
@@ -146,7 +179,7 @@ def _loaded(
     return records
 
 
-def _target(name: str, folder: Path, model: Model) -> Target:
+def _target(name: str, folder: Path, model: Model, under: Sequence[str] = ()) -> Target:
     environment = {
         "EARSHOT_RUNTIMES": "openai",
         "EARSHOT_OPENAI_BASE_URL": model.base_url,
@@ -154,7 +187,7 @@ def _target(name: str, folder: Path, model: Model) -> Target:
         "EARSHOT_GREETINGS": "false",
         "EARSHOT_RUNTIME_CONCURRENCY": "128",
     }
-    return earshot(name, folder, "all", environment=environment)
+    return earshot(name, folder, "all", environment=environment, under=under)
 
 
 def _waits(port: int) -> dict[tuple[str, str], float]:

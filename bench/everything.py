@@ -1,99 +1,211 @@
 """Every bench in turn, each a process of its own; then the page that shows them. `make bench` runs it.
 
-    python -m bench.everything [--only NAME ...] [--seconds S] [--rounds N] [--check]
+    python -m bench.everything [--only NAME ...] [--corpus DIRECTORY] [--check]
 
-Writes `bench/results/latest.json`, `docs/benchmarks.md` and `docs/pictures/bench-*.svg`, and prints what became worse
-than the committed results by more than REGRESSION, compared by ratio to the peers of the same run: absolute figures
-change with the machine. --check writes nothing and exits 1 on such a regression. A bench that fails is written down as
-failed and does not stop the others.
+Writes `bench/results/latest.json`, `docs/benchmarks.md` and `docs/pictures/bench-*.svg`, and says what became worse
+than the results before by more than REGRESSION, compared by ratio to the peers of the same run: absolute figures change
+with the machine. --check writes nothing and exits 1 on such a regression. A bench that fails or takes too long is
+written down as not measured, with the reason, and does not stop the others. Results are kept after each part, so that
+a run that is ended has not been for nothing.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from bench import comparison, page
-from bench.catalogue import BENCHES, machine, progress
+from bench.catalogue import machine, progress
+from bench.peers import environment
+from services.common.errors import EarshotError
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results" / "latest.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURES = ROOT / "docs" / "pictures"
-# One bench may take this long before it is ended and written down as failed.
-LONGEST_S = 600.0
 VERSIONS = ("earshot", "grpcio", "protobuf", "msgspec", "numpy", "numba", "uvicorn", "letta-client", "openai")
+CORPUS = "--corpus=DIRECTORY"
+# A bench that is ended ends its servers, and gets so long for it.
+GOODBYE_S = 30.0
+# Lines of a bench's own words that may say why it failed.
+WORDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One command of the whole. limit_s: ended after this long; usual runs take a third to a half of it.
+
+    These are the short forms: docs of each bench and `make soak` have the long ones.
+    """
+
+    arguments: tuple[str, ...]
+    limit_s: float
+
+
+PARTS = {
+    "cluster": Part(("cluster", "--rounds=5"), 120),
+    "ingest": Part(("ingest",), 300),
+    "profile of a snapshot": Part(("ingest", "--profile", "--seconds=4"), 180),
+    "sync": Part(("sync", "--seconds=60"), 240),
+    "hour": Part(("hour", "--seconds=60"), 240),
+    "load": Part(("load",), 180),
+    "chat": Part(("chat", "--brief"), 240),
+    "profile of a turn": Part(("chat", "--profile", "--seconds=10"), 120),
+    "turns": Part(("turns", CORPUS), 300),
+    "runtimes": Part(("runtimes",), 150),
+    "recall": Part(("recall",), 240),
+    "edge": Part(("edge", "--seconds=6"), 400),
+    "telemetry": Part(("telemetry", "--rounds=3"), 180),
+    "scale": Part(("scale",), 180),
+    "store": Part(("store", "--rounds=3"), 180),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 = all ran and nothing became worse, or it was written down; 1 = --check found what did."""
+    """0 = all parts were run and written down; 1 = --check found what became worse."""
     parser = argparse.ArgumentParser(prog="python -m bench.everything", description=__doc__.splitlines()[0])
-    parser.add_argument("--only", nargs="+", choices=sorted(BENCHES), help="these; the others keep their last results")
-    parser.add_argument("--seconds", type=float, help="time under load of each measurement")
-    parser.add_argument("--rounds", type=int, help="how often each is measured")
+    parser.add_argument("--only", nargs="+", choices=sorted(PARTS), help="these; the others keep their last results")
+    parser.add_argument("--corpus", type=Path, help="directory of the conversations that `turns` reads")
     parser.add_argument("--check", action="store_true", help="compare with the committed results and write nothing")
     parsed = parser.parse_args(argv)
-    options = [f"--{name}={value}" for name in ("seconds", "rounds") if (value := getattr(parsed, name)) is not None]
     before: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"benches": []}
-    ran = {name: one(name, options) for name in parsed.only or BENCHES}
     kept = {report["bench"]: report for report in before["benches"]}
-    after: dict[str, Any] = {
-        "machine": machine(),
-        "versions": {name: metadata.version(name) for name in VERSIONS},
-        "benches": [report for name in BENCHES if (report := ran.get(name, kept.get(name))) is not None],
-    }
+    ran: dict[str, dict[str, Any]] = {}
+    began = time.monotonic()
+    with contextlib.suppress(EarshotError):  # the parts that need it say so
+        environment.python()
+    for number, name in enumerate(parsed.only or PARTS, 1):
+        progress(f"== {name} ({number} of {len(parsed.only or PARTS)}, {time.monotonic() - began:.0f} s so far)")
+        ran[name] = one(name, PARTS[name], parsed.corpus)
+        if not parsed.check:
+            _keep(before, kept, ran)
     worse = comparison.worse(before["benches"], list(ran.values()))
     for line in worse:
         print(f"worse: {line}")
     if parsed.check:
         return 1 if worse else 0
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(after, indent=1) + "\n")
+    after = _keep(before, kept, ran)
     write(after)
-    print(f"{sum(len(report['results']) for report in after['benches'])} figures: {PAGE.relative_to(ROOT)}")
+    missing = [name for name, report in ran.items() if report.get("error")]
+    print(f"{sum(len(report['results']) for report in after['benches'])} figures: {PAGE}")
+    print(f"not measured: {', '.join(missing) or 'nothing'}; {time.monotonic() - began:.0f} s")
     return 0
 
 
-def one(name: str, options: Sequence[str]) -> dict[str, Any]:
-    """The report of a bench, with how long it took; {"error"} and no results when it failed."""
-    command = [sys.executable, "-m", "services", "bench", name, "--json", *options]
-    progress(f"== {name}")
-    started = time.monotonic()
-    try:
-        done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=LONGEST_S)
-        report: dict[str, Any] = (
-            json.loads(done.stdout) if done.returncode == 0 else {"error": f"exit status {done.returncode}"}
-        )
-    except subprocess.TimeoutExpired:
-        report = {"error": f"not done after {LONGEST_S:.0f} s"}
-    except ValueError:
-        report = {"error": "its output is not one JSON object"}
-    took = round(time.monotonic() - started)
-    return {
-        "bench": name,
+def _keep(before: dict[str, Any], kept: dict[str, Any], ran: dict[str, Any]) -> dict[str, Any]:
+    """The results so far, on the disk."""
+    after = {
         "machine": machine(),
-        "results": [],
-        **report,
-        "command": " ".join(shown(command)),
-        "s": took,
+        "versions": {name: metadata.version(name) for name in VERSIONS},
+        "worse": comparison.worse(before["benches"], list(ran.values())),
+        "benches": [report for name in PARTS if (report := ran.get(name, kept.get(name))) is not None],
     }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(after, indent=1) + "\n")
+    return after
 
 
-def shown(command: Sequence[str]) -> list[str]:
-    """A command as a reader would type it."""
-    return ["earshot", *command[3:]]
+def one(name: str, part: Part, corpus: Path | None) -> dict[str, Any]:
+    """The report of a part, with its command and how long it took; {"error"} and no results when it failed."""
+    told = machine()
+    started = time.monotonic()
+    report: dict[str, Any]
+    try:
+        report = _measured(part, corpus)
+    except NotMeasured as error:
+        progress(f"{name} was not measured: {error}")
+        report = {"error": str(error)}
+    command = " ".join(("earshot", "bench", *part.arguments))
+    took = round(time.monotonic() - started)
+    return {"machine": told, "results": [], **report, "bench": name, "command": command, "s": took}
+
+
+class NotMeasured(RuntimeError):
+    """Why, for the page."""
+
+
+def _measured(part: Part, corpus: Path | None) -> dict[str, Any]:
+    arguments = [f"--corpus={corpus}" if argument == CORPUS else argument for argument in part.arguments]
+    if CORPUS in part.arguments and corpus is None:
+        raise NotMeasured("its conversations are not ours to ship; CORPUS=DIRECTORY names them")
+    words: deque[str] = deque(maxlen=WORDS)
+    with subprocess.Popen(
+        [sys.executable, "-m", "services", "bench", *arguments, "--json"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as process:  # fmt: skip
+        listener = threading.Thread(target=_listen, args=(process, words), daemon=True)
+        listener.start()
+        try:
+            told, late = _output(process, part.limit_s)
+        finally:
+            _end(process)
+            listener.join(GOODBYE_S)
+    if late:
+        raise NotMeasured(f"not done after {part.limit_s:.0f} s")
+    if process.returncode:
+        raise NotMeasured(words[-1] if words else f"exit status {process.returncode}")
+    try:
+        report: dict[str, Any] = json.loads(told)
+    except ValueError:
+        raise NotMeasured("its output is not one JSON object") from None
+    return report
+
+
+def _output(process: subprocess.Popen[str], limit_s: float) -> tuple[str, bool]:
+    """What it printed, and whether it had to be ended."""
+    assert process.stdout is not None, "opened with a pipe"
+    late = threading.Event()
+
+    def end() -> None:
+        late.set()
+        _end(process)
+
+    timer = threading.Timer(limit_s, end)
+    timer.start()
+    try:
+        told = process.stdout.read()
+        process.wait()
+    finally:
+        timer.cancel()
+    return told, late.is_set()
+
+
+def _listen(process: subprocess.Popen[str], words: deque[str]) -> None:
+    """Pass on what a bench says of its progress, with the time."""
+    assert process.stderr is not None, "opened with a pipe"
+    began = time.monotonic()
+    for line in process.stderr:
+        if line.strip():
+            words.append(line.strip())
+            progress(f"{time.monotonic() - began:5.0f} s  {line.rstrip()}")
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """A bench with everything that it started: asked first, then not."""
+    if process.poll() is None:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(GOODBYE_S)
+    with contextlib.suppress(ProcessLookupError):  # nothing of its group is left
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def write(results: dict[str, Any]) -> None:
     """The page and its pictures, of results as `latest.json` has them."""
-    pictures = {f"bench-{report['bench']}.svg": page.picture(report) for report in results["benches"]}
+    pictures = {page.picture_of(report): page.picture(report) for report in results["benches"]}
     for name, picture in pictures.items():
         if picture:
             (PICTURES / name).write_text(picture)

@@ -14,6 +14,8 @@ from bench.result import shown
 WIDTH, BAR, GAP, LABEL, FIGURE = 760, 16, 6, 330, 110
 # Bars of one picture; a bench with more figures shows those that have peers first.
 BARS = 16
+# Rows of each table of a profile; latest.json has the rest.
+PROFILED = 10
 _STYLE = (
     "<style>text{font:12px system-ui,sans-serif;fill:#333}.u{fill:#2f7d6b}.p{fill:#b9c4cc}.g{stroke:#c2410c;"
     "stroke-width:2}.h{font-weight:600}@media(prefers-color-scheme:dark){text{fill:#ddd}.u{fill:#4fb89e}"
@@ -23,8 +25,10 @@ _VERDICT = {True: "ok", False: "**missed**", None: ""}
 _INTRODUCTION = """# Benchmarks
 
 Made by `make bench`; do not edit. Every figure stands under the command that made it, beside its peers of the same
-run on the same machine, which others used at the same time: compare ratios, not absolute figures. A missed goal says
-so. [bench/README.md](../bench/README.md) says how each is measured, and what the peers are.
+run on the same machine: compare ratios, not absolute figures. A missed goal says so, and so does a bench that could not
+be measured. [bench/README.md](../bench/README.md) says how each is measured, and what the peers are; these are the
+short forms that `make bench` takes. To repeat all of it: `make bench CORPUS=DIRECTORY`; one part: the command above its
+table; to see only what became worse than these: `python -m bench.everything --check`.
 
 """
 
@@ -38,8 +42,22 @@ def markdown(results: Mapping[str, Any], pictures: set[str]) -> str:
         _INTRODUCTION,
         f"* Machine: {results['machine']}\n* Versions: {versions}\n"
         f"* {len(figures)} figures, {len(goals)} with a goal, {sum(goals)} of them reached\n",
+        _worse(results.get("worse", ())),
     ]
     return "".join([*parts, *(_section(report, pictures) for report in results["benches"])])
+
+
+def _worse(lines: Sequence[str]) -> str:
+    if not lines:
+        return ""
+    return "* Worse than the results before, by more than 15 % of the ratio:\n" + "".join(
+        f"  * {one}\n" for one in lines
+    )
+
+
+def picture_of(report: Mapping[str, Any]) -> str:
+    """Name of a report's picture."""
+    return f"bench-{report['bench'].replace(' ', '-')}.svg"
 
 
 def _section(report: Mapping[str, Any], pictures: set[str]) -> str:
@@ -47,7 +65,9 @@ def _section(report: Mapping[str, Any], pictures: set[str]) -> str:
     head = f"\n## {name}\n\n`{report['command']}` ({report['s']} s)\n\n"
     if report.get("error"):
         return f"{head}Not measured: {report['error']}.\n"
-    picture = f"bench-{name}.svg"
+    if name.startswith("profile"):
+        return f"{head}{_profile(report['results'])}"
+    picture = picture_of(report)
     shown_picture = (
         f"![{name}: bars of each figure beside its peers](pictures/{picture})\n\n" if picture in pictures else ""
     )
@@ -64,8 +84,24 @@ def _table(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _profile(records: Sequence[Mapping[str, Any]]) -> str:
+    """Of each process the parts by their own time, and the functions by all that they call."""
+    tables: dict[str, list[str]] = {}
+    for record in records:
+        process, _, rest = record["name"].partition("] ")
+        for kind in ("own time of ", "in "):
+            if rest.startswith(kind):
+                rows = tables.setdefault(f"{process[1:]}: {kind.strip()}", [])
+                rows.append(f"| `{rest.removeprefix(kind)}` | {shown(record['value'])} |\n")
+        if rest == "all":
+            tables[f"{process[1:]}: processor time"] = [f"| all | {shown(record['value'])} |\n"]
+    return "".join(f"| {title} | us |\n|---|---:|\n{''.join(rows[:PROFILED])}\n" for title, rows in tables.items())
+
+
 def picture(report: Mapping[str, Any]) -> str:
     """Bars of the figures that have a peer or a goal, each on a scale of its own; "" when there are none."""
+    if report.get("error"):
+        return ""
     records = [record for record in report["results"] if record["peers"] or record["goal"] is not None]
     records = sorted(records, key=lambda record: not record["peers"])[:BARS]
     rows: list[str] = []

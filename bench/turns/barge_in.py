@@ -11,12 +11,10 @@ import tempfile
 from collections.abc import Callable
 from typing import Any
 
-from bench.catalogue import Options
 from bench.result import Result
 from tests.unit.chat.neighbours import Line, tavern
 
 GOAL_MS = 100.0
-ROUNDS = 40
 OTHERS = 20
 
 
@@ -75,9 +73,9 @@ async def _talk(room: Any, world: str, after: float) -> None:
         await asyncio.sleep(1.0)
 
 
-def run(options: Options) -> list[dict[str, Any]]:
+def run(rounds: int) -> list[dict[str, Any]]:
     """Records for `earshot bench`."""
-    took = asyncio.run(measure(options.rounds or ROUNDS, OTHERS))
+    took = asyncio.run(measure(rounds, OTHERS))
     name = f"barge-in to cancel issued, {OTHERS} other conversations"
     figures = (("p50", took[len(took) // 2]), ("max", took[-1]))
     return [Result(f"{name}, {title}", value, "ms", GOAL_MS, "less").record() for title, value in figures]

@@ -21,16 +21,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.peers import turn_taking
 from bench.turns import corpus, personas
-from services.chat import policy, vocative
+from services.chat import policy
 from services.chat.predict import Recording, predict
 from services.chat.rules import Rules
 
 GATE_SEEDS = 8
 TAUS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.6)
-# Probability that a rule of thumb gives its choice beyond an equal share, so that its bits are finite; fitted on train.
-RETURN_SHARE = 0.34
-VOCATIVE_SHARE = 0.58
 # Table of the study that set the goals: other conversations of the same corpora.
 GOALS = {"crd3": (51.0, 1.97, 70.5), "irc": (61.5, 1.54, 79.5)}
 # CRD3 as the service would see it, with the aliases and the talkativeness that profiles tell.
@@ -40,6 +38,7 @@ GOALS[KNOWN] = GOALS["crd3"]
 RULES_OF_SERVICE = Rules()
 
 Rule = Callable[[Recording], list[list[float]]]
+Asked = Callable[[Recording, int, frozenset[int]], float]
 
 
 @dataclass(slots=True)
@@ -69,14 +68,14 @@ class Gate:
     spoke: int = 0
     quiet: int = 0
     silent: int = 0
-    calls: int = 0
+    calls: float = 0
     players: int = 0
 
-    def add(self, called: bool, npc_next: bool, by_player: bool) -> None:
-        """Count one turn."""
+    def add(self, called: float, npc_next: bool, by_player: bool) -> None:
+        """Count one turn. called: NPCs that are asked, on average."""
         if npc_next:
             self.spoke += 1
-            self.hits += called
+            self.hits += called > 0
         else:
             self.silent += 1
             self.quiet += not called
@@ -99,45 +98,20 @@ class Outcome:
     gates: dict[float, Gate] = field(default_factory=lambda: {tau: Gate() for tau in TAUS})
 
 
-def round_robin(recording: Recording) -> list[list[float]]:
-    """The next in the list after the last speaker."""
-    size = len(recording.speakers)
-    return [_pointed(size, speaker, (speaker + 1) % size, 1.0) for speaker, _ in recording.turns[:-1]]
-
-
-def give_back(recording: Recording) -> list[list[float]]:
-    """A-B-A: the turn goes back to the previous other speaker."""
-    size = len(recording.speakers)
-    rows, before, last = [], None, None
-    for speaker, _ in recording.turns[:-1]:
-        if speaker != last:
-            before, last = last, speaker
-        rows.append(_pointed(size, speaker, before, RETURN_SHARE))
-    return rows
-
-
-def vocative_else_give_back(recording: Recording) -> list[list[float]]:
-    """The one person addressed by name, else A-B-A."""
-    known = recording.aliases or ((),) * len(recording.speakers)
-    cast = [(name, *aliases) for name, aliases in zip(recording.speakers, known, strict=True)]
-    rows = give_back(recording)
-    for k, (speaker, text) in enumerate(recording.turns[:-1]):
-        addressed = vocative.parse(text, cast, speaker).addressed
-        if len(addressed) == 1:
-            rows[k] = _pointed(len(cast), speaker, addressed[0], VOCATIVE_SHARE)
-    return rows
-
-
+NATURAL = "SillyTavern natural order"
 RULES: dict[str, Rule] = {
-    "round robin": round_robin,
-    "A-B-A": give_back,
-    "vocative, else A-B-A": vocative_else_give_back,
+    "round robin": turn_taking.round_robin,
+    "A-B-A": turn_taking.give_back,
+    "vocative, else A-B-A": turn_taking.vocative_else_give_back,
+    NATURAL: turn_taking.natural_order,
     "earshot": predict,
 }
+# Rules that say themselves how many NPCs speak after a turn; of the others one does when its chance is high enough.
+ASKED: dict[str, Asked] = {NATURAL: turn_taking.asked}
 
 
-def measure(recordings: list[Recording], rule: Rule) -> Outcome:
-    """Run one rule over all conversations."""
+def measure(recordings: list[Recording], rule: Rule, asked: Asked | None = None) -> Outcome:
+    """Run one rule over all conversations. asked: who is asked after a turn, where not the gate says so."""
     outcome = Outcome()
     for recording in recordings:
         rows = rule(recording)
@@ -153,7 +127,8 @@ def measure(recordings: list[Recording], rule: Rule) -> Outcome:
                 for tau, gate in outcome.gates.items():
                     gate.add(p_any > tau, following in chosen, by_player)
                 tau = policy.threshold(RULES_OF_SERVICE, present, len(row) - 1 - present)
-                outcome.service.add(p_any > tau, following in chosen, by_player)
+                called = asked(recording, k, chosen) if asked is not None else p_any > tau
+                outcome.service.add(called, following in chosen, by_player)
     return outcome
 
 
@@ -165,7 +140,7 @@ def report(directory: Path, split: str) -> list[dict[str, Any]]:
     corpora[KNOWN] = personas.known(corpora["crd3"], talk)
     for name, recordings in corpora.items():
         for rule_name, rule in RULES.items():
-            outcome = measure(recordings, rule)
+            outcome = measure(recordings, rule, ASKED.get(rule_name))
             tally = outcome.tally
             records.append(
                 {
@@ -225,7 +200,7 @@ def main() -> None:
         return
     for record in records:
         print(
-            f"{record['corpus']:5} {record['rule']:22} n={record['turns']:6} top-1 {record['top1']:6} "
+            f"{record['corpus']:5} {record['rule']:25} n={record['turns']:6} top-1 {record['top1']:6} "
             f"(listed {record['top1_listed']:6}, +-{record['error']}) bits {record['bits']:6}"
         )
         print(f"      gate {record['gate_service']} calls {record['calls_service']}")
@@ -238,14 +213,6 @@ def npcs(recording: Recording, seed: int) -> frozenset[int]:
     """Two random participants who play NPCs."""
     people = range(len(recording.speakers))
     return frozenset(random.Random(f"{recording.id}/{seed}").sample(people, min(2, len(people))))
-
-
-def _pointed(size: int, speaker: int, who: int | None, share: float) -> list[float]:
-    """Equal shares of `1 - share` for all but the speaker, and `share` more for one."""
-    others = size - 1
-    if who is None or who == speaker:
-        share = 0.0
-    return [0.0 if i == speaker else (1 - share) / others + share * (i == who) for i in range(size)]
 
 
 if __name__ == "__main__":

@@ -28,7 +28,8 @@ def add(commands: Any) -> None:
     bench.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     bench.add_argument("--seconds", type=float, help="time under load of each measurement")
     bench.add_argument("--rounds", type=int, help="how often each is measured; the median counts")
-    bench.add_argument("--profile", action="store_true", help="ingest: where the time of a snapshot goes, instead")
+    bench.add_argument("--profile", action="store_true", help="ingest, chat: where the time goes, instead")
+    bench.add_argument("--brief", action="store_true", help="chat: a short form, as `make bench` runs it")
     bench.add_argument("--corpus", type=Path, help="turns: directory of its conversations")
     bench.set_defaults(run=run)
 
@@ -40,7 +41,9 @@ def run(arguments: argparse.Namespace) -> int:
         if value is not None and not 0 < value <= 3600:
             print("earshot: --seconds and --rounds must be above 0 and at most 3600", file=sys.stderr)
             return 2
-    options = catalogue.Options(arguments.seconds, arguments.rounds, arguments.profile, arguments.corpus)
+    options = catalogue.Options(
+        arguments.seconds, arguments.rounds, arguments.profile, arguments.corpus, arguments.brief
+    )
     machine = catalogue.machine()
     # A bench that is ended ends what it started.
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import comparison, everything, page
+from bench import catalogue, comparison, everything, page
+from bench.everything import Part
+from bench.peers import environment
 
 
 def record(
@@ -26,27 +28,33 @@ def report(*records: dict[str, Any], bench: str = "ingest") -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("before", "after", "worse"),
     [
-        (record(100, peer=50), record(80, peer=50), True),  # 2.0 -> 1.6
-        (record(100, peer=50), record(90, peer=50), False),
-        (record(100, peer=50), record(50, peer=25), False),  # the machine was busy: the peer fell too
-        (record(10, unit="ms", peer=10), record(12, unit="ms", peer=10), True),
-        (record(10, unit="ms", peer=10), record(8, unit="ms", peer=10), False),
-        (record(10, unit="ms", goal=15, ok=True, peer=10), record(14, unit="ms", goal=15, ok=True, peer=10), True),
-        (record(10, unit="%", goal=15, ok=True, peer=10), record(14, unit="%", goal=15, ok=True, peer=10), True),
+        (record(100, scipy=50), record(80, scipy=50), True),  # 2.0 -> 1.6
+        (record(100, scipy=50), record(90, scipy=50), False),
+        (record(100, scipy=50), record(50, scipy=25), False),  # the machine was busy: the peer fell too
+        (record(10, unit="ms", scipy=10), record(12, unit="ms", scipy=10), True),
+        (record(10, unit="ms", scipy=10), record(8, unit="ms", scipy=10), False),
+        (record(10, unit="ms", goal=15, ok=True, scipy=10), record(14, unit="ms", goal=15, ok=True, scipy=10), True),
+        (record(10, unit="%", goal=15, ok=True, scipy=10), record(14, unit="%", goal=15, ok=True, scipy=10), True),
         (record(100), record(1), False),  # without peers nothing is compared
-        (record(100, other=50), record(1, peer=50), False),
-        (record(100, peer=0), record(1, peer=0), False),
+        (record(100, scipy=50), record(1, DBSCAN=50), False),
+        (record(100, scipy=0), record(1, scipy=0), False),
+        (record(100, lines=50), record(1, lines=50), False),  # what only explains a figure is no peer
+        (record(3, unit="x"), record(2, unit="x"), True),  # a ratio as it stands
+        (record(2, unit="x", goal=3, ok=True), record(2.9, unit="x", goal=3, ok=True), True),
+        (record(2, unit="x", goal=1, ok=True), record(2.9, unit="x", goal=1, ok=True), False),
     ],
 )  # fmt: skip
 def test_what_counts_as_worse(before: dict[str, Any], after: dict[str, Any], worse: bool) -> None:
     lines = comparison.worse([report(before)], [report(after)])
     assert bool(lines) is worse
-    assert all("snapshots a second" in line and "peer" in line for line in lines)
+    assert all("snapshots a second" in line and "it was" in line for line in lines)
 
 
 @given(st.floats(0.01, 1e6), st.floats(0.01, 1e6), st.floats(0.1, 10))
 def test_a_slower_machine_is_not_a_regression(value: float, peer: float, speed: float) -> None:
-    assert not comparison.worse([report(record(value, peer=peer))], [report(record(value * speed, peer=peer * speed))])
+    assert not comparison.worse(
+        [report(record(value, scipy=peer))], [report(record(value * speed, scipy=peer * speed))]
+    )
 
 
 def test_the_page_holds_every_figure_under_its_command() -> None:
@@ -80,12 +88,26 @@ def test_the_picture_is_well_formed_and_to_scale() -> None:
     assert page.picture(report(record(5))) == ""
 
 
-def test_a_bench_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = everything.one("no-such-bench", [])
-    assert failed["error"] == "exit status 1"
+def test_a_bench_that_fails_says_why_and_does_not_stop_the_others(capfd: pytest.CaptureFixture[str]) -> None:
+    failed = everything.one("absent", Part(("no-such-bench",), 60), None)
+    assert "no bench no-such-bench" in failed["error"]
     assert failed["results"] == []
-    monkeypatch.setattr(everything, "LONGEST_S", 0.01)
-    assert "not done" in everything.one("cluster", [])["error"]
+    assert failed["command"] == "earshot bench no-such-bench"
+    assert "absent was not measured: " in capfd.readouterr().err
+
+
+def test_a_bench_that_takes_too_long_is_ended() -> None:
+    assert everything.one("cluster", Part(("cluster",), 0.01), None)["error"] == "not done after 0 s"
+
+
+def test_without_conversations_a_part_that_needs_them_is_not_run() -> None:
+    told = everything.one("turns", everything.PARTS["turns"], None)
+    assert "CORPUS" in told["error"]
+    assert told["command"] == "earshot bench turns --corpus=DIRECTORY"
+
+
+def test_every_part_is_a_bench_and_every_bench_a_part() -> None:
+    assert {part.arguments[0] for part in everything.PARTS.values()} == set(catalogue.BENCHES)
 
 
 def test_only_and_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,12 +116,13 @@ def test_only_and_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: 
     pages: list[dict[str, Any]] = []
     monkeypatch.setattr(everything, "write", pages.append)
     values = iter([100.0, 100.0, 50.0])
-    monkeypatch.setattr(everything, "one", lambda name, _: report(record(next(values), peer=50), bench=name))
+    monkeypatch.setattr(everything, "one", lambda name, *_: report(record(next(values), scipy=50), bench=name))
+    monkeypatch.setattr(environment, "python", lambda: None)
 
     assert everything.main(["--only", "cluster"]) == 0
     assert everything.main(["--only", "ingest"]) == 0
     stored = json.loads((tmp_path / "results" / "latest.json").read_text())
-    assert [one["bench"] for one in stored["benches"]] == ["ingest", "cluster"]
+    assert [one["bench"] for one in stored["benches"]] == ["cluster", "ingest"]
     assert pages[-1] == stored
     assert everything.main(["--only", "ingest", "--check"]) == 1
     assert "worse: ingest" in capsys.readouterr().out
