@@ -47,7 +47,7 @@ MEMORY_S = 40.0
 QUIET = {"EARSHOT_GREETINGS": "false"}
 
 ONE, TWO = "one process", "edge, state+cluster"
-ZERO, FASTAPI = "0-hop", "FastAPI unary"
+ZERO, FASTAPI, NESTED = "0-hop", "FastAPI unary", "gRPC unary, nested"
 # Goals: snapshots a second, share of the 0-hop edge, times the FastAPI peer.
 GOALS: Mapping[str, tuple[float, float, float]] = {ONE: (3500, 0.55, 6), TWO: (4500, 0.7, 6)}
 P50_MS, P99_MS = 1.0, 15.0
@@ -163,6 +163,7 @@ def _targets(folder: Path, tracing: Mapping[str, str]) -> list[Target]:
         target.earshot(ONE, folder, "all", environment={**QUIET, **tracing}),
         target.earshot(TWO, folder, "edge", "state,cluster", environment=tracing),
         fastapi(folder),
+        nested(folder),
     ]
 
 
@@ -174,23 +175,36 @@ def zero_hop() -> Target:
 
 def fastapi(folder: Path) -> Target:
     """The peer that a competent engineer writes first: three processes."""
-    python = str(environment.python())
-    port, state, clusters = target.free_ports(3)
-    package = "bench.peers.fastapi_unary"
+    port, state, rooms = _unary_rooms(folder, "fastapi.db")
+    serve = ["uvicorn", "bench.peers.fastapi_unary.edge:application", "--host", "127.0.0.1", "--port", str(port)]
+    edge = Command(
+        [str(environment.python()), "-m", *serve, "--http", "httptools", "--no-access-log", "--log-level", "warning"],
+        {"PYTHONPATH": environment.path(), "PEER_STATE": state},
+    )
+    return Target(FASTAPI, port, [*rooms, edge])
+
+
+def nested(folder: Path) -> Target:
+    """The same behind an edge without a framework."""
+    port, state, rooms = _unary_rooms(folder, "nested.db")
+    edge = [sys.executable, "-m", "bench.peers.unary_nested", str(port), state]
+    return Target(NESTED, port, [*rooms, Command(edge, {"PYTHONPATH": environment.path()})])
+
+
+def _unary_rooms(folder: Path, database: str) -> tuple[int, str, list[Command]]:
+    """A port for an edge, and state's address; the two processes that those peers share."""
+    python, package = str(environment.python()), "bench.peers.fastapi_unary"
+    port, *others = target.free_ports(3)
+    state, clusters = (f"127.0.0.1:{other}" for other in others)
     shared = {"PYTHONPATH": environment.path()}
-    serve = ["-m", "uvicorn", f"{package}.edge:application", "--host", "127.0.0.1", "--port", str(port)]
-    commands = [
-        Command([python, "-m", f"{package}.clusters", f"127.0.0.1:{clusters}"], shared),
-        Command(
-            [python, "-m", f"{package}.state", f"127.0.0.1:{state}", f"127.0.0.1:{clusters}", str(folder / "peer.db")],
-            shared,
-        ),
-        Command(
-            [python, *serve, "--http", "httptools", "--no-access-log", "--log-level", "warning"],
-            {**shared, "PEER_STATE": f"127.0.0.1:{state}"},
-        ),
-    ]
-    return Target(FASTAPI, port, commands)
+    return (
+        port,
+        state,
+        [
+            Command([python, "-m", f"{package}.clusters", clusters], shared),
+            Command([python, "-m", f"{package}.state", state, clusters, str(folder / database)], shared),
+        ],
+    )
 
 
 def _check_same_job(targets: Sequence[Target]) -> None:
