@@ -355,22 +355,6 @@ class Reconciler:
             entry.forced(Lane.LOW, max(until, _now() + RETRY_MIN_S))
         self.schedule(entry)
 
-    def sample(self) -> Entry | None:
-        """Anti-entropy: one idle agent whose blocks are read back and compared; drift is repaired and counted."""
-        idle = [
-            entry
-            for entry in self.agents.entries.values()
-            if entry.heard and not entry.working and entry.dirty is None and entry.agent is not None
-            and entry.agent.agent_id and entry.agent.endpoint.capabilities.remote
-        ]  # fmt: skip
-        if not idle:
-            return None
-        entry = self._rng.choice(idle)
-        entry.distrust = True
-        entry.forced(Lane.LOW, _now())
-        self.schedule(entry)
-        return entry
-
     # -- the end of a world ----------------------------------------------------------------------------------------
 
     async def release(self, key: Key) -> None:

@@ -19,6 +19,7 @@ from services.sync.degraded import markov_store
 from services.sync.degraded.markov_store import MarkovStore
 from services.sync.degraded.reply_cache import ReplyCache
 from services.sync.degraded.voices import Voices
+from services.sync.drift import Drift
 from services.sync.embedders.onnx import OnnxEmbedder
 from services.sync.embedders.openai import OpenAIEmbedder
 from services.sync.embedders.port import Embedder, NoEmbedder
@@ -38,7 +39,7 @@ from services.sync.servicer import SyncServicer
 from services.sync.store import SCHEMA, SyncStore
 from services.sync.summary import Summaries
 from services.sync.turns.converse import Turns
-from services.sync.worker import Checks, Deletions, Informer
+from services.sync.worker import Checks, Deletions, Informer, Samples
 
 SERVICE = "earshot.sync.v1.SyncService"
 TABLES = (*SCHEMA, *markov_store.SCHEMA)
@@ -119,6 +120,7 @@ async def serve(
     app.worker("sync.reconciler", reconciler.run)
     app.worker("sync.deletions", deletions.run)
     app.worker("sync.checks", Checks(reconciler).run)
+    app.worker("sync.drift", Samples(Drift(reconciler, rng)).run)
 
 
 def _priced(name: str, settings: Settings) -> Provider:

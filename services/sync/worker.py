@@ -1,4 +1,4 @@
-"""What repeats: the informer, the deletion of agents, the checks of runtimes."""
+"""What repeats: the informer, the deletion of agents, the checks of runtimes, the search for drift."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from services.common.errors import EarshotError
 from services.common.logs import get_logger
 from services.sync.agents.embodiments import Embodiments
 from services.sync.agents.record import tag_of
+from services.sync.drift import Drift
 from services.sync.reconciler import Reconciler
 from services.sync.routing.endpoint import Endpoint
 from services.sync.runtimes.port import RuntimeFault
@@ -149,7 +150,7 @@ class Checks:
 
     async def run(self) -> None:
         due = dict.fromkeys(self._endpoints, 0.0)
-        pruned, sampled = _now(), _now() + SAMPLE_EVERY_S
+        pruned = _now()
         while True:
             for name, endpoint in self._endpoints.items():
                 was_open = endpoint.breaker() == "open"
@@ -163,10 +164,19 @@ class Checks:
             if _now() - pruned > PRUNE_EVERY_S:
                 pruned = _now()
                 await self._reconciler.agents.store.prune(self._reconciler.clock.now_ms())
-            if sampled <= _now():
-                sampled = _now() + SAMPLE_EVERY_S
-                self._reconciler.sample()
             await asyncio.sleep(CHECK_AGAIN_S)
+
+
+class Samples:
+    """Reads back one agent after the other, seldom."""
+
+    def __init__(self, drift: Drift) -> None:
+        self._drift = drift
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(SAMPLE_EVERY_S)
+            await self._drift.sample()
 
 
 def _now() -> float:

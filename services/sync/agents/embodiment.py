@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from services.common.errors import Unavailable
 from services.common.logs import get_logger
-from services.sync.agents.record import SUSPECT_S, AgentRecord
+from services.sync.agents.record import SUSPECT_S, AgentRecord, Held
 from services.sync.blocks.desired import Desired, digest
 from services.sync.routing.endpoint import Endpoint
 from services.sync.runtimes.port import (
@@ -269,26 +269,35 @@ class Embodiment:
     async def read_back(self, *, lane: Lane, timeout: float, labels: Iterable[str] = ()) -> list[str]:
         """Replace what is believed of suspect (or the named) blocks by what the runtime really holds.
 
-        Answers the labels that held another text than was confirmed.
+        Answers the labels that held another text than was confirmed, though no write of ours could explain it.
         """
-        wanted = {*self._suspect, *labels}
+        suspects = set(self._suspect)
+        wanted = {*suspects, *labels}
         drifted: list[str] = []
         if not wanted:
             return drifted
         started = _now()
+        believed = self.record.blocks
         runtime, agent_id = self.endpoint.runtime, self.agent_id
         texts = await self.endpoint.call("read", lambda t: runtime.read_blocks(agent_id, t), lane=lane, timeout=timeout)
         for label in wanted:
-            if (lock := self._labels.get(label)) is not None and lock.locked():
-                continue  # a write is under way: its own outcome counts
-            before = self.record.blocks.get(label)
+            before = believed.get(label, Held())
+            if self._written_since(label, before):
+                continue
             self.record = self.record.observed(label, texts.get(label))
-            if before is not None and before.digest != self.record.blocks[label].digest:
+            known = bool(before.digest) and not before.writing and label not in suspects
+            if known and before.digest != self.record.blocks[label].digest:
                 drifted.append(label)
             if self._suspect.get(label, started + 1) <= started:
                 del self._suspect[label]
         self._store.confirm(self.record, wanted)
         return drifted
+
+    def _written_since(self, label: str, before: Held) -> bool:
+        """Whether a write is under way, or was since it was `before`: what was read may be older than its outcome."""
+        lock, held = self._labels.get(label), self.record.blocks.get(label, Held())
+        writing = lock is not None and lock.locked()
+        return writing or (held.digest, held.writing) != (before.digest, before.writing)
 
     # -- turns -----------------------------------------------------------------------------------------------------
 

@@ -641,23 +641,6 @@ async def test_a_world_that_closes_while_its_agent_is_made_leaves_none_behind() 
         assert runtime.count("create") == 1
 
 
-async def test_drift_is_found_by_sampling_and_repaired() -> None:
-    runtime = FakeRuntime()
-    async with room(runtime) as sync:
-        sync.state.put(place="the Lantern")
-        await sync.converse()
-        runtime.agent().blocks["situation"] = "tampered"
-        runtime.agent().blocks["scratch"] = "the agent's own"
-        await asyncio.sleep(130)
-        assert "the Lantern" in situation(runtime)
-        assert runtime.agent().blocks["scratch"] == "the agent's own"
-        counter = sync.app.metrics.block_writes.labels("low", "drift")
-        assert counter._value.get() == 1
-        writes = len(runtime.writes)
-        await asyncio.sleep(300)
-        assert len(runtime.writes) == writes
-
-
 # -- on demand ---------------------------------------------------------------------------------------------------------
 
 
@@ -681,18 +664,6 @@ async def test_refresh_waits_forces_and_fails_alone() -> None:
         assert pending.outcome == sync_pb2.REFRESH_OUTCOME_PENDING
         await asyncio.sleep(1)
         assert len([label for _, _, label, _ in runtime.writes if label == "situation"]) == 2
-
-
-async def test_refresh_with_invalidate_repairs_drift() -> None:
-    runtime = FakeRuntime()
-    async with room(runtime) as sync:
-        sync.state.put(place="the Lantern")
-        await sync.converse()
-        runtime.agent().blocks["situation"] = "tampered"
-        await sync.refresh("mara", wait=True)
-        assert situation(runtime) == "tampered"
-        await sync.refresh("mara", invalidate=True, wait=True)
-        assert "the Lantern" in situation(runtime)
 
 
 async def test_refresh_of_a_world_takes_those_with_an_agent() -> None:
