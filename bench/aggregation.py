@@ -18,7 +18,7 @@ from earshot.type.v1 import type_pb2
 
 from bench.feed import TENANT, Feed
 from bench.ledger import LedgerRuntime
-from bench.letta_sync import crowd, percentile
+from bench.letta_rig import crowd, percentile
 from bench.result import Result
 from services.cluster import server as cluster_room
 from services.common.app import App

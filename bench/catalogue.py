@@ -19,6 +19,7 @@ BENCHES: Mapping[str, str] = {
     "cluster": "bench.cluster",
     "turns": "bench.next_speaker",
     "sync": "bench.sync",
+    "letta": "bench.letta_sync",
     "edge": "bench.edge.suite",
     "runtimes": "bench.runtimes",
     "chat": "bench.chat",

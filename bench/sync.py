@@ -2,7 +2,7 @@
 
 State, cluster and sync in one process on virtual time (an hour is `--seconds 3600`), a runtime at 0 ms that counts.
 Percentages are of the naive client's calls. The trace and the turns are seeded; sync's own chance (jitter, which agent
-is read back) is not, so that a run differs from the next by a few writes. On a real Letta: see `letta_sync`.
+is read back) is not, so that a run differs from the next by a few writes. On a real Letta: `earshot bench letta`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench import aggregation, burden, letta_sync
+from bench import aggregation, burden
 from bench.catalogue import Options, progress
 from bench.rehearsal import Outcome, Rehearsal
 from bench.result import Result
@@ -52,7 +52,7 @@ def run(options: Options) -> list[dict[str, Any]]:
         relaxed.append(rehearse(name, "lazy", seconds / 2, exchange=EXCHANGE, freshness="relaxed"))
     ages = [stale(f"relaxed, exchanges of {EXCHANGE} lines", relaxed)]
     every = [*results(found["lazy"], found["documented"], exchanges), *ages]
-    every += [*burden.run(), *aggregation.run(), *letta_sync.run()]
+    every += [*burden.run(), *aggregation.run()]
     return [result.record() for result in every]
 
 

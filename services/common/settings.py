@@ -141,6 +141,15 @@ class Settings(BaseSettings):
         gt=0,
         description="lazy: combat writes of one world beyond a short burst; the gravest news first (C4).",
     )
+    urgent_burst: float = Field(
+        14.0, ge=5, description="lazy: combat writes at once of a world that was quiet; four of them for graver news."
+    )
+    urgent_wait_max_s: float = Field(
+        15.0, gt=0, description="lazy: the longest that a combat write waits for that budget (C4)."
+    )
+    drift_every_s: float = Field(
+        60.0, gt=0, description="Seconds between two agents whose blocks are read back and compared."
+    )
     dirty_heard_max_s: float = Field(300.0, description="lazy: a heard NPC is written once when dirty this long.")
     turn_deadline_s: float = Field(20.0, description="Deadline of one turn, queue to last sentence.")
     runtime_concurrency: int = Field(

@@ -31,7 +31,7 @@ from services.sync.routing.gate import Gate
 from services.sync.runtimes.port import RuntimeFault
 from services.sync.schedule.due import Lane, due_at, schedules
 from services.sync.schedule.lanes import Lanes
-from services.sync.schedule.urgency import LONGEST_S, Urgency, WriteBudget, urgency
+from services.sync.schedule.urgency import Urgency, WriteBudget, urgency
 from services.sync.summary import Summaries
 
 # Time for one reconciliation in the background; for the writes in it.
@@ -79,7 +79,9 @@ class Reconciler:
         self.metrics = metrics
         self._rng = rng
         self._schedule = schedules(settings.dirty_heard_max_s)[settings.schedule]
-        self._budget = WriteBudget(settings.urgent_writes_per_s) if settings.schedule == "lazy" else None
+        self._budget = (
+            WriteBudget(settings.urgent_writes_per_s, settings.urgent_burst) if settings.schedule == "lazy" else None
+        )
         self._lanes: Lanes[Key] = Lanes()
         self._wake = asyncio.Event()
         self._in_flight = 0
@@ -127,7 +129,7 @@ class Reconciler:
         else:
             rank = 0
             if self._budget is not None and self._paced(entry) and entry.urgency is not None:
-                due = max(due, min(self._budget.next_at(entry.world, entry.urgency), entry.urgent_since + LONGEST_S))
+                due = max(due, min(self._budget.next_at(entry.world, entry.urgency), self._latest(entry)))
                 rank = 2 * entry.urgency + (not entry.heard)
             self._lanes.put(entry.key, entry.dirty.lane, max(due, entry.retry_at), rank)
         self._wake.set()
@@ -146,8 +148,12 @@ class Reconciler:
             and dirty is not None
             and dirty.lane is Lane.HIGH
             and not dirty.forced
-            and _now() < entry.urgent_since + LONGEST_S
+            and _now() < self._latest(entry)
         )
+
+    def _latest(self, entry: Entry) -> float:
+        """When what is urgent of it goes out, budget or not."""
+        return entry.urgent_since + self.settings.urgent_wait_max_s
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -360,8 +366,6 @@ class Reconciler:
     async def release(self, key: Key) -> None:
         """The NPC's world closed."""
         self._lanes.drop(key)
-        if self._budget is not None:
-            self._budget.forget((key.tenant, key.world))
         await self.agents.release(key)
 
     async def release_vanished(self, keys: Sequence[Key]) -> None:

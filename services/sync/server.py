@@ -120,7 +120,7 @@ async def serve(
     app.worker("sync.reconciler", reconciler.run)
     app.worker("sync.deletions", deletions.run)
     app.worker("sync.checks", Checks(reconciler).run)
-    app.worker("sync.drift", Samples(Drift(reconciler, rng)).run)
+    app.worker("sync.drift", Samples(Drift(reconciler, rng), settings.drift_every_s).run)
 
 
 def _priced(name: str, settings: Settings) -> Provider:

@@ -23,8 +23,6 @@ CHECK_S = 2.0
 # Between checks of a runtime that is well, and of one whose breaker is open.
 CHECK_EVERY_S, CHECK_AGAIN_S = 30.0, 5.0
 PRUNE_EVERY_S = 3600.0
-# One agent's blocks are read back and compared.
-SAMPLE_EVERY_S = 60.0
 
 _log = get_logger("sync")
 
@@ -170,12 +168,13 @@ class Checks:
 class Samples:
     """Reads back one agent after the other, seldom."""
 
-    def __init__(self, drift: Drift) -> None:
+    def __init__(self, drift: Drift, every_s: float) -> None:
         self._drift = drift
+        self._every_s = every_s
 
     async def run(self) -> None:
         while True:
-            await asyncio.sleep(SAMPLE_EVERY_S)
+            await asyncio.sleep(self._every_s)
             await self._drift.sample()
 
 

@@ -277,6 +277,55 @@ async def test_cancelling_over_the_wire_frees_the_caller(kind: str, tmp_path: Pa
         assert "Your last answer was cut off; nobody heard it." in system
 
 
+@pytest.mark.parametrize("kind", ["fake_letta", LETTA])
+async def test_blocks_that_somebody_else_changed_in_letta_are_repaired_alone(kind: str, tmp_path: Path) -> None:
+    import letta_client
+
+    async with AsyncExitStack() as stack:
+        fake = await stack.enter_async_context(FakeLetta()) if kind == "fake_letta" else None
+        stage = await stack.enter_async_context(staged(fake or kind, tmp_path, EARSHOT_DRIFT_EVERY_S="0.5"))
+        url = fake.url if fake is not None else os.environ["LETTA_BASE_URL"]
+        client = letta_client.AsyncLetta(base_url=url, api_key="none", max_retries=0)
+        await stack.enter_async_context(client)
+        stage.put(place="the Lantern", players=["Ada"])
+        agent_id = ""
+
+        async def made() -> bool:
+            nonlocal agent_id
+            agent_id = (await stage.status()).agent_id
+            return agent_id != ""
+
+        await stage.until(made)
+
+        async def held() -> dict[str, str]:
+            return {str(block.label): str(block.value) async for block in client.agents.blocks.list(agent_id)}
+
+        before = await held()
+        # News that wait for their turn: the sample neither passes the agent by nor writes them.
+        stage.put(lane=type_pb2.LANE_LOW, place="the Mill")
+        await client.agents.blocks.update("persona", agent_id=agent_id, value="Somebody else's hand was here.")
+
+        async def repaired() -> bool:
+            return (await held())["persona"] == before["persona"]
+
+        await stage.until(repaired)
+        assert await held() == before
+        assert (await stage.status()).dirty
+        await client.agents.blocks.update("situation", agent_id=agent_id, value="Somebody else's hand was here.")
+
+        async def newest() -> bool:
+            return "the Mill" in (await held())["situation"]
+
+        await stage.until(newest)
+        # An agent that somebody deleted is made anew, without a turn.
+        await client.agents.delete(agent_id)
+
+        async def made_anew() -> bool:
+            return (await stage.status()).agent_id not in ("", agent_id)
+
+        await stage.until(made_anew)
+
+
 @pytest.mark.letta
 async def test_a_dead_letta_is_replaced_and_its_agent_comes_back(tmp_path: Path) -> None:
     async with staged("letta", tmp_path) as stage:

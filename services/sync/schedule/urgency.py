@@ -1,8 +1,8 @@
 """How urgent an NPC's news are, and how many urgent writes a world may have: the gravest first (C4). Pure.
 
 A storm is fifty NPCs hurt every second. Each first blow goes out at once; after a short burst the world's writes are
-spread evenly, what matters most first, and nobody waits longer than LONGEST_S. Turns never wait for this: they write
-what they need themselves.
+spread evenly, what matters most first, and nobody waits longer than the setting says. Turns never wait for this: they
+write what they need themselves.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import IntEnum
 
-# Writes at once of a world that was quiet: of alarms, and of everything urgent.
-ALARMS, BURST = 10.0, 14.0
-# Latest after the change: the age that the owner's documents allow a status.
-LONGEST_S = 15.0
+# Writes of a burst that alarms may not have.
+RESERVE = 4.0
+# Worlds remembered before the first look for those that may be forgotten.
+SWEEP_MIN = 64
 # Percent of the maximum that health falls by since it was last told.
 FALL = 10
 
@@ -46,23 +46,33 @@ def urgency(told: Vitals | None, now: Vitals) -> Urgency | None:
 
 
 class WriteBudget:
-    """A bucket of urgent writes for each world; `alarms` of its tokens are for alarms, the others for graver news."""
+    """A bucket of urgent writes for each world; RESERVE of its tokens are for graver news than alarms.
 
-    def __init__(self, per_s: float, alarms: float = ALARMS, burst: float = BURST) -> None:
+    per_s: tokens that come back each second. burst: tokens of a world that was quiet. Who has them all again is
+    forgotten, being as good as one that was never here: worlds that closed or are served elsewhere leave nothing.
+    """
+
+    def __init__(self, per_s: float, burst: float) -> None:
         self._per_s = per_s
         self._burst = burst
         # What must be there for a write of that urgency.
-        self._needed = {Urgency.GRAVE: 1.0, Urgency.ALARM: burst - alarms + 1.0}
+        self._needed = {Urgency.GRAVE: 1.0, Urgency.ALARM: RESERVE + 1.0}
         self._buckets: dict[Hashable, tuple[float, float]] = {}
+        self._sweep_at = SWEEP_MIN
+
+    def __len__(self) -> int:
+        """Worlds that are remembered."""
+        return len(self._buckets)
 
     def take(self, world: Hashable, how: Urgency, now: float) -> bool:
         """Whether a write may go out now; it is then paid for."""
-        tokens, at = self._buckets.get(world, (self._burst, now))
-        tokens = min(tokens + max(now - at, 0.0) * self._per_s, self._burst)
+        tokens = self._tokens(world, now)
         # Rounding must not make a waiter of exactly the right length wait once more.
         if tokens + 1e-6 < self._needed[how]:
             return False
         self._buckets[world] = (tokens - 1.0, now)
+        if len(self._buckets) >= self._sweep_at:
+            self._sweep(now)
         return True
 
     def give_back(self, world: Hashable) -> None:
@@ -78,6 +88,13 @@ class WriteBudget:
         tokens, at = self._buckets[world]
         return at + max(self._needed[how] - tokens, 0.0) / self._per_s
 
-    def forget(self, world: Hashable) -> None:
-        """The world closed."""
-        self._buckets.pop(world, None)
+    def _tokens(self, world: Hashable, now: float) -> float:
+        tokens, at = self._buckets.get(world, (self._burst, now))
+        return min(tokens + max(now - at, 0.0) * self._per_s, self._burst)
+
+    def _sweep(self, now: float) -> None:
+        """Forget full buckets, seldom enough to cost each write next to nothing."""
+        full = [world for world in self._buckets if self._tokens(world, now) >= self._burst]
+        for world in full:
+            del self._buckets[world]
+        self._sweep_at = max(2 * len(self._buckets), SWEEP_MIN)

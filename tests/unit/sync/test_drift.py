@@ -9,13 +9,12 @@ import pytest
 from earshot.type.v1 import type_pb2
 
 from services.sync.runtimes.port import ServerFault, TimedOut
-from services.sync.worker import SAMPLE_EVERY_S
 from tests.unit.sync.fake_runtime import FakeRuntime, Plan, mark_of
 from tests.unit.sync.room import Room, room
 
 HIGH, MEDIUM, LOW = type_pb2.LANE_HIGH, type_pb2.LANE_MEDIUM, type_pb2.LANE_LOW
 # Long enough for the one NPC there is to be looked at.
-LOOKED_AT_S = SAMPLE_EVERY_S + 5
+LOOKED_AT_S = 65.0
 TAMPERED = "Somebody else's hand was here."
 
 

@@ -13,11 +13,14 @@ from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from services.sync.runtimes.port import ServerFault
-from services.sync.schedule.urgency import ALARMS, BURST, LONGEST_S, Urgency, Vitals, WriteBudget, urgency
+from services.sync.schedule.urgency import RESERVE, SWEEP_MIN, Urgency, Vitals, WriteBudget, urgency
 from tests.unit.sync.fake_runtime import FakeRuntime, Plan
 from tests.unit.sync.room import Room, room
 
 HIGH, MEDIUM = type_pb2.LANE_HIGH, type_pb2.LANE_MEDIUM
+# As they are by default.
+BURST, LONGEST_S = 14, 15.0
+ALARMS = BURST - int(RESERVE)
 CALM = Vitals(False, 80, "I am at the Mill.")
 
 
@@ -48,7 +51,7 @@ def test_what_is_urgent_is_measured_against_what_was_told(
     st.lists(st.tuples(st.floats(0, 3), st.sampled_from(Urgency)), max_size=200),
 )
 def test_no_window_has_more_than_the_burst_and_its_share(per_s: float, asked: list[tuple[float, Urgency]]) -> None:
-    budget, now = WriteBudget(per_s), 0.0
+    budget, now = WriteBudget(per_s, BURST), 0.0
     taken: list[tuple[float, Urgency]] = []
     for pause, how in asked:
         now += pause
@@ -65,6 +68,24 @@ def test_no_window_has_more_than_the_burst_and_its_share(per_s: float, asked: li
             alarms = sum(how is Urgency.ALARM for _, how in taken[first : last + 1])
             assert alarms <= ALARMS + per_s * window + 1
     assert budget.take("another", Urgency.ALARM, now)
+
+
+@examples(max_examples=100)
+@given(st.lists(st.tuples(st.integers(0, 2 * SWEEP_MIN), st.floats(0, 0.5), st.booleans()), max_size=400))
+def test_worlds_that_are_quiet_again_are_forgotten_and_nobody_notices(asked: list[tuple[int, float, bool]]) -> None:
+    budget, alone = WriteBudget(8, BURST), {world: WriteBudget(8, BURST) for world in range(2 * SWEEP_MIN + 1)}
+    now = 0.0
+    for world, pause, unneeded in asked:
+        now += pause
+        assert budget.take(world, Urgency.ALARM, now) == alone[world].take(world, Urgency.ALARM, now)
+        if unneeded:
+            budget.give_back(world)
+            alone[world].give_back(world)
+    # A world that wrote once is whole again within 125 ms: only those since the last look are there.
+    for other in range(1000):
+        now += 0.1
+        assert budget.take(f"other {other}", Urgency.ALARM, now)
+    assert len(budget) <= SWEEP_MIN
 
 
 def hurt(sync: Room, npcs: list[str], health: int, *, heard: bool = True) -> None:
@@ -101,6 +122,20 @@ async def test_a_storm_is_spread_and_its_newest_values_win() -> None:
         for at, _, _, text in runtime.writes:
             told = int(text.split("My health is about ")[1].split(" percent")[0])
             assert told == 90 - int(at - start + 0.001)
+
+
+async def test_the_longest_wait_and_the_burst_are_settings() -> None:
+    runtime, npcs = FakeRuntime(), [f"npc{number}" for number in range(40)]
+    async with room(runtime, urgent_writes_per_s=1, urgent_burst=5, urgent_wait_max_s=3) as sync:
+        sync.state.marks = False
+        await fight(sync, npcs)
+        start = asyncio.get_running_loop().time()
+        hurt(sync, npcs, 50)
+        await asyncio.sleep(10)
+        times = [at - start for at, *_ in runtime.writes]
+        assert len(times) == len(npcs)
+        assert sum(at < 0.01 for at in times) == 1
+        assert 3.0 <= max(times) < 3.5
 
 
 async def test_grave_news_overtake_alarms_and_who_is_heard_overtakes_who_is_not() -> None:
