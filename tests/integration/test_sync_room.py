@@ -295,7 +295,7 @@ async def test_blocks_that_somebody_else_changed_in_letta_are_repaired_alone(kin
             agent_id = (await stage.status()).agent_id
             return agent_id != ""
 
-        await stage.until(made)
+        await stage.until(made, 60)
 
         async def held() -> dict[str, str]:
             return {str(block.label): str(block.value) async for block in client.agents.blocks.list(agent_id)}
@@ -308,7 +308,7 @@ async def test_blocks_that_somebody_else_changed_in_letta_are_repaired_alone(kin
         async def repaired() -> bool:
             return (await held())["persona"] == before["persona"]
 
-        await stage.until(repaired)
+        await stage.until(repaired, 60)
         assert await held() == before
         assert (await stage.status()).dirty
         await client.agents.blocks.update("situation", agent_id=agent_id, value="Somebody else's hand was here.")
@@ -316,14 +316,14 @@ async def test_blocks_that_somebody_else_changed_in_letta_are_repaired_alone(kin
         async def newest() -> bool:
             return "the Mill" in (await held())["situation"]
 
-        await stage.until(newest)
+        await stage.until(newest, 60)
         # An agent that somebody deleted is made anew, without a turn.
         await client.agents.delete(agent_id)
 
         async def made_anew() -> bool:
             return (await stage.status()).agent_id not in ("", agent_id)
 
-        await stage.until(made_anew)
+        await stage.until(made_anew, 60)
 
 
 @pytest.mark.letta
