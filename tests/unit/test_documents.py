@@ -295,6 +295,59 @@ def _functions(text: str) -> set[str]:
     return found
 
 
+# A measured quantity: so much time, memory or rate; designed ones (a hold of 20 s, 10 studs) say so by their setting.
+FIGURE = re.compile(
+    r"\b(?:about|near|nearly|around|some) (?:[\d.,]+|two|three|four|five|six|seven|eight|nine|ten) ?"
+    r"(?:ms|s|us|[KMG]i?B|requests|snapshots)\b|\b[\d.,]+ ?(?:us|[KMG]i?B)\b|\d/s\b"
+)
+SOURCE = re.compile(
+    r"`[^`]*(?:earshot bench|make |python -m |\.sh|EARSHOT_)[^`]*`|\]\([^)]*(?:capacity|benchmarks)\.md"
+)
+GENERATED = ("docs/benchmarks.md", "docs/capacity.md", "docs/reference/")
+
+
+@CHECKS.add(
+    {"README.md": "A snapshot takes about 5 ms.\n"},
+    {"docs/a.md": "| memory | 300 MiB |\n"},
+    {"docs/faq.md": "`make bench` measures.\n\nIt serves 900/s.\n"},
+    {"docs/decisions/0099-x.md": "# 99. X\n\nIt takes 7 us.\n"},
+)
+def every_figure_stands_beside_what_made_it(files: Tree) -> list[str]:
+    """A measured figure is in a paragraph, or a row, that names its command, its setting or the page that has it.
+
+    A record of a decision names its commands once.
+    """
+    bare = []
+    for path, text in documents(files).items():
+        if path.startswith(GENERATED) or path == "CHANGELOG.md":
+            continue
+        if path.startswith("docs/decisions/"):
+            parts = [text]
+        else:
+            parts = re.split(r"\n\s*\n|\n(?=[|*] )", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S))
+        bare += [f"{path}: {found[0]}" for part in parts if (found := FIGURE.search(part)) and not SOURCE.search(part)]
+    return bare
+
+
+@CHECKS.add(
+    {"pyproject.toml": '[project]\nname = "earshot"\nversion = "9.9.9"\n'},
+    {"clients/roblox/src/init.luau": 'Version = "0.0.1"'},
+    {"CHANGELOG.md": "# Changelog\n\n## [0.9.0] - 2026-01-01\n"},
+    {"docs/upgrade.md": "# Upgrade notes\n\n## 0.9.0\n"},
+)
+def one_version_is_released(files: Tree) -> list[str]:
+    """The package, the Roblox module, the newest entry of the changelog and of the upgrade notes are of one version."""
+    version = tomllib.loads(files["pyproject.toml"])["project"]["version"]
+    named = {
+        "clients/roblox/wally.toml": r'^version = "(.+)"',
+        "clients/roblox/src/init.luau": r'Version = "(.+)"',
+        "CHANGELOG.md": r"^## \[([\d.]+)\] - \d{4}-\d\d-\d\d$",
+        "docs/upgrade.md": r"^## (\d[\d.]*)$",
+    }
+    found = {path: re.search(pattern, files[path], re.MULTILINE) for path, pattern in named.items()}
+    return [f"{path}: is not of {version}" for path, match in found.items() if match is None or match[1] != version]
+
+
 # -- contracts ---------------------------------------------------------------------------------------------------------
 
 
