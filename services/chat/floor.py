@@ -6,7 +6,8 @@ A turn is known by its id while it has the floor; whatever arrives for another i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from services.chat import cues, outside, share, vocative
 from services.chat.conversation import CONVERSATION, URGENT, Conversation, Reply, Spent, Turn

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from msgspec import structs
+
 from services.chat import award, floor, initiative, model, policy, scene, share
 from services.chat.conversation import CONVERSATION, URGENT, Conversation, Owed, Turn, Utterance, Wish
 from services.chat.draft import Draft
@@ -109,8 +111,22 @@ def step_in(draft: Draft, conversation_id: str, turn: Turn) -> bool:
         return False
     if other not in conversation.members or scene.excluded(draft, conversation, latest).get(other):
         return False
-    spare = replace(turn, npc_id=other, reason="STAND_IN", stand_in="", sentences=(), told=(), actions=(), asked_ms=0)
-    floor.grant(draft, conversation_id, replace(spare, first_ms=0, heard=False, revision_seen=0, stages={}, runtime=""))
+    spare = structs.replace(
+        turn,
+        npc_id=other,
+        reason="STAND_IN",
+        stand_in="",
+        sentences=(),
+        told=(),
+        actions=(),
+        asked_ms=0,
+        first_ms=0,
+        heard=False,
+        revision_seen=0,
+        stages={},
+        runtime="",
+    )
+    floor.grant(draft, conversation_id, spare)
     return True
 
 

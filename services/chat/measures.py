@@ -57,5 +57,5 @@ def queued(metrics: Metrics, before: World, after: World) -> None:
 
 
 def _waiting(world: World, lane: str) -> int:
-    floors = (conversation.floor for conversation in world.conversations.values())
-    return sum(turn is not None and turn.lane == lane and turn.phase == QUEUED for turn in floors)
+    floors = [conversation.floor for conversation in world.conversations.values() if conversation.floor is not None]
+    return sum(turn.lane == lane and turn.phase == QUEUED for turn in floors)

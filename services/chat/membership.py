@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from services.chat import award, floor, initiative, judgement, outside, sessions
 from services.chat.conversation import SOLO, Conversation, Turn, Wish
@@ -23,8 +23,9 @@ def observed(draft: Draft, item: Observed) -> None:
     before = {c.id: c for c in draft.conversations.values() if not c.id.startswith(SOLO)}
     changes = _changes(draft, item, clusters, before)
     draft.revision, draft.epoch, draft.closed = item.revision, item.epoch, item.closed
+    known = _names(draft) if changes else {}
     for change in changes:
-        _announce(draft, change, clusters)
+        _announce(draft, change, clusters, known)
     _rebuild(draft, clusters, before, changes)
     _move_turns(draft, before)
     _move_utterances(draft, clusters, before, changes)
@@ -62,30 +63,37 @@ def _changes(
     return found
 
 
-def _announce(draft: Draft, change: Transition, clusters: dict[str, Cluster]) -> None:
+def _names(draft: Draft) -> dict[str, str]:
+    """Display names of everyone who was within earshot of an NPC, by id."""
+    names: dict[str, str] = {}
+    for conversation in draft.conversations.values():
+        for person in conversation.members.values():
+            names.setdefault(person.id, person.name)
+    return names
+
+
+def _announce(draft: Draft, change: Transition, clusters: dict[str, Cluster], known: dict[str, str]) -> None:
     """Log a change, and beside it a notice that says who is there now."""
     cluster = clusters.get(change.lineage)
     members = cluster.members if cluster else ()
     named = change.member_ids if draft.rules.outside_in_game else outside.in_game(change.member_ids)
     if named:
-        shown = tuple(person for person in members if not draft.apart(person.id))
+        apart = not draft.rules.outside_in_game
+        shown = tuple([person for person in members if not outside.outside(person.id)]) if apart else members
         draft.emit(change.lineage, Moved(change.type, named, change.other, shown), revision=change.revision)
     npcs = tuple(person.id for person in members if person.kind == NPC)
     if npcs and change.type in NOTICED:
         players = tuple(person.id for person in members if person.kind == PLAYER)
-        known = (*players, *change.member_ids)
-        audience = outside.only(known) if draft.apart(*known) else players
+        concerned = (*players, *change.member_ids)
+        audience = outside.only(concerned) if draft.apart(*concerned) else players
         persons = tuple(dict.fromkeys((*players, *(name for name in change.member_ids if name not in npcs))))
-        text = _notice(draft, change, members)
+        text = _notice(change, members, known)
         draft.emit(change.lineage, Noticed(text, audience, npcs, persons), revision=change.revision)
 
 
-def _notice(draft: Draft, change: Transition, members: tuple[Participant, ...]) -> str:
-    names = {person.id: person.name for person in members}
-    for conversation in draft.conversations.values():
-        for person in conversation.members.values():
-            names.setdefault(person.id, person.name)
-    who = _listed([names.get(name, "someone") for name in change.member_ids]) or "someone"
+def _notice(change: Transition, members: tuple[Participant, ...], known: dict[str, str]) -> str:
+    here = {person.id: person.name for person in members}
+    who = _listed([here.get(name) or known.get(name, "someone") for name in change.member_ids]) or "someone"
     verb = {
         "formed": "are now within earshot of each other",
         "joined": "came within earshot",
@@ -115,6 +123,9 @@ def _rebuild(
         old = before.get(lineage) or before.get(origin.get(lineage, ""))
         if old is None:
             draft.conversations[lineage] = Conversation(lineage, members, cluster.place, last_ms=draft.at)
+            continue
+        if old.id == lineage and old.floor is None and old.place == cluster.place and old.members == members:
+            draft.conversations[lineage] = old
             continue
         gone = [name for name in old.members if name not in members]
         kept = old if old.id == lineage else replace(old, id=lineage, floor=None, owed=(), undecided="", latest="")
@@ -201,11 +212,11 @@ def _move_utterances(
             elif home.id != old.id:
                 draft.change(home.id, npc_turns=_fewer(draft, home.id, old))
                 judgement.owe(draft, home.id, owed)
-        if old.id in draft.conversations:
-            here = draft.conversations[old.id]
-            draft.change(old.id, owed=tuple(owed for owed in here.owed if owed.npc_id in here.members))
-        else:
+        here = draft.conversations.get(old.id)
+        if here is None:
             draft.disarm(f"silence:{old.id}")
+        elif here.owed:
+            draft.change(old.id, owed=tuple(owed for owed in here.owed if owed.npc_id in here.members))
 
 
 def _undecided_moves(draft: Draft, utterance_id: str, conversation_id: str) -> None:

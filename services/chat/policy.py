@@ -13,6 +13,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from msgspec import Struct
+
 from services.chat import model
 from services.chat.rhythm import Rhythm
 from services.chat.rules import Rules
@@ -26,8 +28,7 @@ CANDIDATES_SHOWN = 8
 NOT_WAITING = "NOT_WAITING"
 
 
-@dataclass(frozen=True, slots=True)
-class Participant:
+class Participant(Struct, frozen=True):
     """One who is present. names: display name, then aliases; talkativeness 0..1."""
 
     id: str

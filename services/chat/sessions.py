@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from services.chat import floor
 from services.chat.conversation import Session
@@ -17,8 +17,10 @@ def presence(draft: Draft) -> None:
     # In order, not a set: the state's bytes must not depend on the process.
     present = dict.fromkeys(player for known in draft.conversations.values() for player in known.players())
     for player in present:
-        draft.sessions[player] = Session(draft.session(player), draft.at, present=True)
-        draft.disarm(f"absence:{player}")
+        session = draft.sessions.get(player)
+        if session is None or not session.present:
+            draft.sessions[player] = Session(draft.session(player), draft.at, present=True)
+            draft.disarm(f"absence:{player}")
     for player, session in list(draft.sessions.items()):
         if player not in present and session.present:
             draft.sessions[player] = Session(session.number, draft.at, present=False)

@@ -253,8 +253,13 @@ def digest_of(world: Key, loaded_ms: int) -> str:
 
 def observed(heard: state_pb2.GetEarshotResponse, profiles: dict[str, type_pb2.NpcProfile], known: World) -> Observed:
     """State's answer as an input."""
+    before = {name: person for c in known.conversations.values() for name, person in c.members.items()}
     clusters = tuple(
-        Cluster(cluster.lineage, tuple(_member(member, profiles) for member in cluster.members), cluster.location)
+        Cluster(
+            cluster.lineage,
+            tuple([_member(member, profiles, before.get(member.id)) for member in cluster.members]),
+            cluster.location,
+        )
         for cluster in heard.clusters
     )
     return Observed(
@@ -285,22 +290,30 @@ def _sight(heard: state_pb2.GetEarshotResponse) -> tuple[Sight, bool]:
     return Sight(heard.revision, heard.epoch, heard.closed, heard.roster_version, clusters), happened
 
 
-def npc_of(npc_id: str, name: str, profile: type_pb2.NpcProfile | None, since_ms: int) -> Participant:
-    """An NPC with the names it answers to."""
+def npc_of(
+    npc_id: str, name: str, profile: type_pb2.NpcProfile | None, since_ms: int, known: Participant | None = None
+) -> Participant:
+    """An NPC with the names it answers to. known: as it was before."""
+    shown = _shown(npc_id, (profile.display_name if profile is not None else "") or name, known)
     if profile is None:
-        shown = hygiene.name(name, npc_id)
         return Participant(npc_id, shown, NPC, (shown,), since_ms=since_ms)
-    shown = hygiene.name(profile.display_name or name, npc_id)
-    names = (shown, *(hygiene.clean(alias) for alias in profile.aliases))
+    names = (shown, *[hygiene.clean(alias) for alias in profile.aliases])
     talk = profile.talkativeness if profile.HasField("talkativeness") else 0.5
     return Participant(npc_id, shown, NPC, names, talk, since_ms)
 
 
-def _member(member: state_pb2.EarshotMember, profiles: dict[str, type_pb2.NpcProfile]) -> Participant:
+def _member(
+    member: state_pb2.EarshotMember, profiles: dict[str, type_pb2.NpcProfile], known: Participant | None
+) -> Participant:
     if member.kind == type_pb2.ENTITY_KIND_NPC:
-        return npc_of(member.id, member.name, profiles.get(member.id), member.since_ms)
-    shown = hygiene.name(member.name, member.id)
+        return npc_of(member.id, member.name, profiles.get(member.id), member.since_ms, known)
+    shown = _shown(member.id, member.name, known)
     return Participant(member.id, shown, PLAYER, (shown,), since_ms=member.since_ms)
+
+
+def _shown(member_id: str, name: str, known: Participant | None) -> str:
+    """A name made harmless. One that equals what came out before needs no second look: cleaning is idempotent."""
+    return known.name if known is not None and known.name == name else hygiene.name(name, member_id)
 
 
 def _wishes(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
+from functools import lru_cache
 
 from services.common.errors import BadInput
 
@@ -77,6 +78,7 @@ def _within(address: str, trusted: Sequence[Network]) -> bool:
     return any(parsed in network for network in trusted)
 
 
+@lru_cache(maxsize=1024)
 def _loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback

@@ -7,11 +7,11 @@ it after a restart finds a gap and compares clusters.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import msgspec
 import numpy as np
+from msgspec.structs import replace
 
 from services.state.cold import Cold
 from services.state.columns import Columns

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from services.state import causes, compiled
 from services.state.bands import NPC, PLAYER
@@ -71,8 +72,7 @@ class Changes(Collection[Change]):
             yield Change(npc, self.revision, Lane.LOW, heard=False, combat=False, gone=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Moment:
+class Moment(Struct, frozen=True):
     """What texts are made of, at one revision."""
 
     columns: Columns
@@ -114,8 +114,7 @@ def compare(
     return cause
 
 
-@dataclass(frozen=True, slots=True)
-class Dates:
+class Dates(Struct, frozen=True):
     """Over N rows: the revision at which the text about a row last could have changed."""
 
     status: Longs

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
+from msgspec.structs import replace
 
 from services.state import cold, compiled
 from services.state.bands import PLAYER
@@ -28,8 +29,7 @@ Bytes = npt.NDArray[np.uint8]
 Text = TypeVar("Text", str, bytes)
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
+class Columns(Struct, frozen=True):
     """N entities: xyz (3, N) studs, vitals (2, N) health and maximum, last_seen (N) unix seconds of the
     game.
     """
@@ -50,8 +50,7 @@ class Columns:
         return len(self.ids)
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(Struct, frozen=True):
     """Rows as the game sent them: any order, unique ids; an empty text column and NaN mean not known."""
 
     ids: tuple[str, ...]
@@ -66,8 +65,7 @@ class Sent:
     details: Cold = NOTHING
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """Where each row of the result comes from: its row in the old columns and among the sent ones, or -1."""
 
     ids: tuple[str, ...]
@@ -100,8 +98,7 @@ class Plan:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Merge:
+class Merge(Struct, frozen=True):
     """The merged columns and which rows changed how (masks over the new rows)."""
 
     columns: Columns

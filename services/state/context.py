@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct
 
 from services.state import change as changed
 from services.state.bands import AT, NPC, PLAYER
@@ -24,8 +24,7 @@ NEARBY_MOST = 5
 NO_PLACE = frozenset({"", "unknown", "unknown area"})
 
 
-@dataclass(frozen=True, slots=True)
-class Entity:
+class Entity(Struct, frozen=True):
     """One row, for readers; None and "" are not known."""
 
     id: str
@@ -40,8 +39,7 @@ class Entity:
     description: str
 
 
-@dataclass(frozen=True, slots=True)
-class Member:
+class Member(Struct, frozen=True):
     """Another member of the NPC's cluster; distance in studs, -1 unknown."""
 
     entity: Entity
@@ -50,8 +48,7 @@ class Member:
     since_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
+class Left(Struct, frozen=True):
     """Someone who was a member a moment ago."""
 
     id: str
@@ -60,8 +57,7 @@ class Left:
     left_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Nearby:
+class Nearby(Struct, frozen=True):
     """A cluster out of earshot; distance to its nearest member in studs."""
 
     lineage: str
@@ -69,8 +65,7 @@ class Nearby:
     distance: float
 
 
-@dataclass(frozen=True, slots=True)
-class NpcContext:
+class NpcContext(Struct, frozen=True):
     """See earshot.state.v1.NpcContext, whose fields these are. health_percent in sticky tens, -1 unknown."""
 
     npc: str

@@ -7,10 +7,11 @@ D4). All pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from services.state import causes
 from services.state import change as changed
@@ -32,8 +33,7 @@ from services.state.situation import COMBAT_ACTIONS, COMBAT_EVENTS, Situation
 HISTORY_KEPT = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(Struct, frozen=True):
     """Settings that decide what an input means; times in milliseconds, distances in studs."""
 
     movement: float = 0.1
@@ -43,8 +43,7 @@ class Rules:
     revival_ms: int = 30_000
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
+class Document(Struct, frozen=True):
     """One revision of one world.
 
     at_ms: wall clock of the commit; tick: monotonic ms of the commit; fed_tick and fed_ms: of the last
@@ -80,8 +79,7 @@ class Document:
         return Moment(self.columns, self.membership, self.observed)
 
 
-@dataclass(frozen=True, slots=True)
-class Combat:
+class Combat(Struct, frozen=True):
     """An NPC entered combat, or left it, at a revision."""
 
     revision: int
@@ -89,8 +87,7 @@ class Combat:
     entered: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Input:
+class Input(Struct, frozen=True):
     """What comes to a world at one moment: rows, facts, or only time.
 
     full: entities that are neither in `sent` nor in `kept` leave. observed, copresent, base: None leaves
@@ -110,8 +107,7 @@ class Input:
     from_game: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Draft:
+class Draft(Struct, frozen=True):
     """A merged input that waits for its clusters; `ask` is None when they cannot have changed."""
 
     entry: Input
@@ -121,8 +117,7 @@ class Draft:
     ask: Points | None
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Struct, frozen=True):
     """The next document, what happened to lineages, and which NPCs' texts could have changed."""
 
     document: Document

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 # How many events a world recognises as told before; a game that never clears its list may resend this many.
 REMEMBERED = 2048
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(Struct, frozen=True):
     """One event as the game tells it; `revision` is the one that brought it, `data` a JSON object or empty.
 
     witnesses: ids of the NPCs that took part or were within earshot of who did, then; of an event of nobody it is all.

@@ -6,7 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from services.common import tracing
 from services.common.clock import Clock
@@ -34,16 +36,14 @@ OBSERVATIONS_WAITING = 256
 _log = get_logger("state")
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
+class Times(Struct, frozen=True):
     """Durations of the room, milliseconds."""
 
     link_ttl_ms: int = 75_000
     world_expiry_ms: int = 900_000
 
 
-@dataclass(frozen=True, slots=True)
-class Applied:
+class Applied(Struct, frozen=True):
     """What became of a snapshot; APPLY means it was applied as `document`.
 
     `superseded`: a newer one took its place.
@@ -55,8 +55,7 @@ class Applied:
     superseded: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Begun:
+class _Begun(Struct, frozen=True):
     """A revision that waits for its clusters; `tick` is when it began."""
 
     draft: Draft

@@ -7,13 +7,14 @@ The cluster room decides; this noun asks it the right question and keeps the ans
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from services.state import compiled
 from services.state.columns import Columns, Floats32, Plan, Rows
@@ -46,8 +47,7 @@ class Move(NamedTuple):
     other: str
 
 
-@dataclass(frozen=True, slots=True)
-class Assignment:
+class Assignment(Struct, frozen=True):
     """The cluster room's whole answer for one world: lineages, and which of them each row of the question
     is in, or -1.
     """
@@ -69,8 +69,7 @@ class Transition(NamedTuple):
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Departed:
+class Departed(Struct, frozen=True):
     """Someone who left a lineage a moment ago; `tick` is monotonic milliseconds."""
 
     id: str
@@ -80,8 +79,7 @@ class Departed:
     tick: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
+class Ended(Struct, frozen=True):
     """A lineage dissolved lately: it may revive."""
 
     lineage: str
@@ -91,8 +89,7 @@ class Ended:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Membership:
+class Membership(Struct, frozen=True):
     """`of` (N) indexes `lineages` or is -1; since_* (N) tell when the row joined its lineage; members are
     rows.
     """
@@ -107,8 +104,7 @@ class Membership:
     ended: tuple[Ended, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Points:
+class Points(Struct, frozen=True):
     """The question to the cluster room:
 
     N rows, then those that are gone and had a lineage (without a position).

@@ -7,9 +7,11 @@ positions. Until-times are monotonic milliseconds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from services.state.bands import NPC, PLAYER
 from services.state.columns import Columns, Sent
@@ -21,8 +23,7 @@ from services.state.snapshot import MAX_ID, MAX_NAME, MAX_TEXT, Refusal
 NAMES_KEPT = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(Struct, frozen=True):
     """What an NPC does; "" and None leave a field as it is. expires_ms > 0: expected only."""
 
     npc: str
@@ -34,8 +35,7 @@ class Status:
     action_id: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class LinkReport:
+class LinkReport(Struct, frozen=True):
     """An NPC and a player are together, or no longer; ttl_ms 0 means the setting."""
 
     npc: str
@@ -45,8 +45,7 @@ class LinkReport:
     leaving: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ActionResult:
+class ActionResult(Struct, frozen=True):
     """What became of an action; `updates` overrides what was expected of it."""
 
     npc: str
@@ -59,25 +58,22 @@ class ActionResult:
 Observation = Status | LinkReport | ActionResult | Event
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(Struct, frozen=True):
     """A status that is expected until `until`."""
 
     status: Status
     until: int
 
 
-@dataclass(frozen=True, slots=True)
-class Observed:
+class Observed(Struct, frozen=True):
     """Facts of a world beside its columns: links, expected statuses, players' ids by casefolded name."""
 
-    links: Mapping[Pair, int] = field(default_factory=dict)
-    expected: Mapping[str, Expected] = field(default_factory=dict)
-    names: Mapping[str, str] = field(default_factory=dict)
+    links: Mapping[Pair, int] = {}
+    expected: Mapping[str, Expected] = {}
+    names: Mapping[str, str] = {}
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(Struct, frozen=True):
     """What observations come to: rows to merge, entities that leave, events, and what is known after."""
 
     observed: Observed

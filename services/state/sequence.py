@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
 
+from msgspec import Struct
 
-@dataclass(frozen=True, slots=True)
-class Base:
+
+class Base(Struct, frozen=True):
     """The last sequenced snapshot that was applied.
 
     intact: the document still is what it left, so that a delta may build on it. ended: its session was

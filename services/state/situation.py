@@ -6,10 +6,10 @@ moved on, so that jitter at an edge rewrites nobody's memory. All arrays are ove
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
 
 from services.state import causes, compiled
 from services.state import place as places
@@ -26,8 +26,7 @@ COMBAT_ACTIONS = frozenset({"combat", "fighting", "fight", "attacking", "attack"
 COMBAT_EVENTS = frozenset({"combat", "attack", "damage", "hit", "killed"})
 
 
-@dataclass(frozen=True, slots=True)
-class Situation:
+class Situation(Struct, frozen=True):
     """tens: 0..100 or -1; alarm: percent at the last alarm, NaN unknown; fighting_until: monotonic ms, 0
     not fighting; standing: where (see `place`)."""
 

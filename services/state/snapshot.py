@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from services.state import cold, compiled
 from services.state.cold import UNKNOWN, Cold
@@ -29,8 +31,7 @@ class Refusal:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(Struct, frozen=True):
     """One snapshot of a world, sifted.
 
     epoch and seq are 0 without a session; `kept` are entities whose row was refused: they stay as they were.
@@ -50,8 +51,7 @@ class Snapshot:
     refused: tuple[Refusal, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Sifted:
+class Sifted(Struct, frozen=True):
     """Usable rows; the ids whose rows were refused; the ids that the game itself has not seen for long."""
 
     sent: Sent

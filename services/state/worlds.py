@@ -15,6 +15,7 @@ from services.state.store import Session, StoredWorld
 from services.state.world import World
 
 MAX_REF = 128
+NO_ROSTER = Roster()
 
 _log = get_logger("state")
 
@@ -61,7 +62,7 @@ class Worlds:
 
     def roster(self, tenant: str) -> Roster:
         """The tenant's roster, empty when it has none."""
-        return self._rosters.get(tenant) or Roster()
+        return self._rosters.get(tenant, NO_ROSTER)
 
     def set_roster(self, tenant: str, roster: Roster) -> None:
         """Replace a tenant's roster."""

@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 from earshot.state.v1 import state_pb2, state_pb2_grpc
 from earshot.type.v1 import type_pb2
+from msgspec import Struct
 
 from services.common.clock import Clock
 from services.common.errors import EarshotError, from_rpc, from_status
@@ -34,8 +35,7 @@ _LANES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(Struct, frozen=True):
     """One entry of state's feed: a key, never a payload."""
 
     key: Key

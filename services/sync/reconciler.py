@@ -79,6 +79,7 @@ class Reconciler:
         self.metrics = metrics
         self._rng = rng
         self._schedule = schedules(settings.dirty_heard_max_s)[settings.schedule]
+        self._restarts = self._schedule.restarts
         self._budget = (
             WriteBudget(settings.urgent_writes_per_s, settings.urgent_burst) if settings.schedule == "lazy" else None
         )
@@ -104,7 +105,7 @@ class Reconciler:
                 continue  # no agent, and nobody who could need one: what it would be told is read when somebody does
             entry = known or self.agents.entry(change.key)
             entry.closed = False
-            if self._schedule.restarts or not entry.more(change):
+            if self._restarts or not entry.more(change):
                 entry.changed(change, now)
                 self.schedule(entry)
         return closed

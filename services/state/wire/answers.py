@@ -113,14 +113,12 @@ def earshot(
         row = columns.index.get(entity)
         wanted = [int(membership.of[row])] if row is not None and membership.of[row] >= 0 else []
     for index in wanted:
-        answer.clusters.append(
-            state_pb2.EarshotCluster(
-                lineage=membership.lineages[index],
-                formed_revision=membership.formed[index],
-                members=[_member(document, row) for row in membership.members[index]],
-                location=_place(document, roster, membership.members[index]),
-            )
+        cluster = answer.clusters.add(
+            lineage=membership.lineages[index],
+            formed_revision=membership.formed[index],
+            location=_place(document, roster, membership.members[index]),
         )
+        _fill_members(cluster, document, membership.members[index])
     if after_revision:
         answer.transitions_gap = after_revision < document.floor
         answer.transitions.extend(transitions(t for t in document.history if t.revision > after_revision))
@@ -138,15 +136,20 @@ def _place(document: Document, roster: Roster, rows: Iterable[int]) -> str:
     return at.slug if at is not None else ""
 
 
-def _member(document: Document, row: int) -> state_pb2.EarshotMember:
+def _fill_members(cluster: state_pb2.EarshotCluster, document: Document, members: Iterable[int]) -> None:
+    """Members by row, made in place."""
     columns, membership = document.columns, document.membership
-    return state_pb2.EarshotMember(
-        id=columns.ids[row],
-        name=columns.names[row],
-        kind=type_pb2.EntityKind.ValueType(int(columns.kinds[row])),
-        since_revision=int(membership.since_revision[row]),
-        since_ms=int(membership.since_ms[row]),
-    )
+    rows = list(members)
+    for row, kind, revision, at_ms in zip(
+        rows,
+        columns.kinds[rows].tolist(),
+        membership.since_revision[rows].tolist(),
+        membership.since_ms[rows].tolist(),
+        strict=True,
+    ):
+        cluster.members.add(
+            id=columns.ids[row], name=columns.names[row], kind=kind, since_revision=revision, since_ms=at_ms
+        )
 
 
 def entity(row: Entity) -> type_pb2.Entity:
@@ -250,8 +253,7 @@ def context(
 def npc_change(told: Told) -> state_pb2.NpcChange:
     """A changed key."""
     change = told.change
-    return state_pb2.NpcChange(
-        key=npc_key(told.ref, change.npc),
+    answer = state_pb2.NpcChange(
         revision=change.revision,
         lane=type_pb2.Lane.ValueType(change.lane),
         heard=change.heard,
@@ -260,6 +262,11 @@ def npc_change(told: Told) -> state_pb2.NpcChange:
         world_closed=told.closed,
         traceparent=told.cause,
     )
+    # In place: a message that is given is copied, and a page has many of these.
+    key = answer.key
+    key.npc_id = change.npc
+    key.world.tenant, key.world.world = told.ref
+    return answer
 
 
 def npc_key(ref: Ref, npc: str) -> state_pb2.NpcKey:

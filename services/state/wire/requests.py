@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from earshot.state.v1 import state_pb2
 from earshot.type.v1 import type_pb2
+from msgspec.structs import replace
 
 from services.common.errors import BadInput, TooLarge
 from services.state import columns as cols

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 # Longest single line, characters.
 LINE_MAX = 400
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(Struct, frozen=True):
     """One line and how much it matters: 0 is dropped last."""
 
     text: str
@@ -19,7 +19,7 @@ class Line:
 
 def compose(lines: Sequence[Line], limit: int) -> str:
     """The lines in order, at most `limit` characters in all. Of the least important rank the last ones go first."""
-    kept = [Line(_clip(line.text, LINE_MAX), line.rank) for line in lines if line.text]
+    kept = [_clipped(line) for line in lines if line.text]
     text = "\n".join(line.text for line in kept)
     if len(text) <= limit:
         return text
@@ -36,6 +36,10 @@ def compose(lines: Sequence[Line], limit: int) -> str:
         if kept and length + 1 + len(note) <= limit:
             return "\n".join([*(line.text for line in kept), note])
     return _clip(kept[0].text if kept else _note(dropped), limit)
+
+
+def _clipped(line: Line) -> Line:
+    return line if len(line.text) <= LINE_MAX else Line(_clip(line.text, LINE_MAX), line.rank)
 
 
 def _note(dropped: int) -> str:

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import IntEnum
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 
 class Lane(IntEnum):
@@ -18,8 +21,7 @@ class Lane(IntEnum):
     LOW = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Dirty:
+class Dirty(Struct, frozen=True):
     """What waits for one (world, npc): never a payload, only that something changed, since when and how urgent.
 
     Times are monotonic seconds. wrote_at: the last write, None = none. forced: asked for by Refresh.
