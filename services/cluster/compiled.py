@@ -7,9 +7,6 @@ process that can neither compile nor cache still answers, only slower.
 
 from __future__ import annotations
 
-import os
-import stat
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +14,7 @@ from typing import Any
 import numpy as np
 
 from services.cluster.proximity import Batch, Rows, components_in_python
-
-CACHE_NAME = "earshot-numba"
+from services.common.code_cache import keep_compiled
 
 
 class CompiledMethod:
@@ -49,13 +45,7 @@ class CompiledMethod:
 
 
 def _load(fallback: Path | None) -> Callable[[Batch], Rows]:
-    import numba  # half a second of import, and optional: only here
-
-    # Kernels are compiled as their module is imported, so where to keep the result is decided before that.
-    # An install may be read-only; without a place to write, numba would refuse a cached function
-    # altogether.
-    config: Any = numba.config  # its attributes are made at run time
-    config.CACHE_DIR = config.CACHE_DIR or writable(_user_cache(), fallback)
+    keep_compiled(fallback)
     from services.cluster import kernels  # compiles on import
 
     compiled: Any = kernels.components  # its type is the plain function's, its signature the compiled one's
@@ -66,29 +56,3 @@ def _load(fallback: Path | None) -> Callable[[Batch], Rows]:
         return label
 
     return components
-
-
-def writable(*candidates: Path | None) -> str:
-    """The first directory that only this user can write; "" where there is none."""
-    for candidate in candidates:
-        if candidate is None:
-            continue
-        try:
-            candidate.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=candidate):
-                # Cached code is executed: a directory that somebody else may write is no place for it.
-                status = candidate.stat()
-                if status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                    return str(candidate)
-        except OSError:
-            continue
-    return ""
-
-
-def _user_cache() -> Path | None:
-    if root := os.environ.get("XDG_CACHE_HOME"):
-        return Path(root) / CACHE_NAME
-    try:
-        return Path.home() / ".cache" / CACHE_NAME
-    except RuntimeError:  # a user without a home directory
-        return None

@@ -11,8 +11,6 @@ from services.sync.routing.metering import Meter
 from services.sync.runtimes.port import Completion, RuntimeFault
 from services.sync.schedule.due import Lane
 
-VISION = "vision"
-
 
 @dataclass(frozen=True, slots=True)
 class Completed:

@@ -104,3 +104,24 @@ class LocalAgents:
         agent = self.get(agent_id)
         agent.blocks[block.label] = block.text
         self._shelf.save_block(agent_id, agent.tag, block.label, block.text)
+
+
+class KeepsAgents:
+    """The agent half of `port.Runtime` for a runtime that keeps its agents here."""
+
+    _agents: LocalAgents
+
+    async def create_agent(self, spec: AgentSpec, timeout: float) -> str:
+        return self._agents.create(spec)
+
+    async def find_agents(self, tag: str, timeout: float) -> list[str]:
+        return self._agents.find(tag)
+
+    async def delete_agent(self, agent_id: str, tag: str, timeout: float) -> None:
+        self._agents.delete(agent_id)
+
+    async def read_blocks(self, agent_id: str, timeout: float) -> dict[str, str]:
+        return self._agents.read(agent_id)
+
+    async def write_block(self, agent_id: str, block: Block, timeout: float) -> None:
+        self._agents.write(agent_id, block)

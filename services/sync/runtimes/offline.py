@@ -7,11 +7,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 
-from services.sync.runtimes.local import LocalAgents, NoShelf, Shelf
+from services.sync.runtimes.local import KeepsAgents, LocalAgents, NoShelf, Shelf
 from services.sync.runtimes.offline_lines import compose
 from services.sync.runtimes.port import (
-    AgentSpec,
-    Block,
     Capabilities,
     Completion,
     Delta,
@@ -27,7 +25,7 @@ from services.sync.runtimes.port import (
 )
 
 
-class OfflineRuntime:
+class OfflineRuntime(KeepsAgents):
     """Implements `port.Runtime`."""
 
     name = "offline"
@@ -35,21 +33,6 @@ class OfflineRuntime:
 
     def __init__(self, shelf: Shelf | None = None) -> None:
         self._agents = LocalAgents(self.name, shelf or NoShelf())
-
-    async def create_agent(self, spec: AgentSpec, timeout: float) -> str:
-        return self._agents.create(spec)
-
-    async def find_agents(self, tag: str, timeout: float) -> list[str]:
-        return self._agents.find(tag)
-
-    async def delete_agent(self, agent_id: str, tag: str, timeout: float) -> None:
-        self._agents.delete(agent_id)
-
-    async def read_blocks(self, agent_id: str, timeout: float) -> dict[str, str]:
-        return self._agents.read(agent_id)
-
-    async def write_block(self, agent_id: str, block: Block, timeout: float) -> None:
-        self._agents.write(agent_id, block)
 
     async def send(self, agent_id: str, turn: Turn, timeout: float) -> AsyncIterator[Delta]:
         """The same turn id always gets the same answer."""

@@ -10,11 +10,9 @@ from types import ModuleType
 from typing import Any
 
 from services.sync.runtimes.chat_stream import ANSWER_MAX, ChatReading, Thoughts
-from services.sync.runtimes.local import LocalAgents, NoShelf, Shelf
+from services.sync.runtimes.local import KeepsAgents, LocalAgents, NoShelf, Shelf
 from services.sync.runtimes.pace import paced, within
 from services.sync.runtimes.port import (
-    AgentSpec,
-    Block,
     Capabilities,
     Completion,
     Delta,
@@ -52,7 +50,7 @@ def _load() -> ModuleType:
     return openai
 
 
-class OpenAIRuntime:
+class OpenAIRuntime(KeepsAgents):
     """Implements `port.Runtime`. No retries of its own: who calls has the budget."""
 
     capabilities = Capabilities(stateful=False, remote=False, completes=True)
@@ -87,23 +85,6 @@ class OpenAIRuntime:
                 self._client = sdk.AsyncOpenAI(base_url=self._base_url, api_key=self._api_key, max_retries=0)
                 self._sdk = sdk
         return self._client, self._sdk
-
-    # -- agents: kept here -----------------------------------------------------------------------------------------
-
-    async def create_agent(self, spec: AgentSpec, timeout: float) -> str:
-        return self._agents.create(spec)
-
-    async def find_agents(self, tag: str, timeout: float) -> list[str]:
-        return self._agents.find(tag)
-
-    async def delete_agent(self, agent_id: str, tag: str, timeout: float) -> None:
-        self._agents.delete(agent_id)
-
-    async def read_blocks(self, agent_id: str, timeout: float) -> dict[str, str]:
-        return self._agents.read(agent_id)
-
-    async def write_block(self, agent_id: str, block: Block, timeout: float) -> None:
-        self._agents.write(agent_id, block)
 
     async def look_up(self, agent_id: str, turn_id: str, timeout: float) -> TurnState:
         return TurnState.ABSENT  # nothing of a turn stays behind

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -143,12 +142,3 @@ def test_columns_may_be_views_that_cannot_be_written() -> None:
     assert first.columns.xyz.tolist() == xyz.tolist()
     assert second.columns.xyz.tolist() == xyz[:, ::-1].tolist()
     assert [change.npc for change in changes] == ["a"]
-
-
-def test_code_that_cannot_be_kept_anywhere(tmp_path: Path) -> None:
-    blocked = tmp_path / "file"
-    blocked.touch()
-    assert compiled.writable(None, blocked / "below") == ""
-    assert compiled.writable(blocked, tmp_path / "cache") == str(tmp_path / "cache")
-    (tmp_path / "cache").chmod(0o777)
-    assert compiled.writable(tmp_path / "cache") == ""

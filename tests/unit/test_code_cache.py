@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.cluster.compiled import writable
+from services.common.code_cache import writable
 
 
 def test_the_first_directory_that_can_be_written(tmp_path: Path) -> None:
