@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -71,6 +72,7 @@ PARTS = {
     "telemetry": Part(("telemetry", "--rounds=3"), 180),
     "scale": Part(("scale",), 180),
     "store": Part(("store", "--rounds=3"), 180),
+    "letta": Part(("letta", "--seconds=10", "--rounds=1"), 420),
 }
 
 
@@ -121,7 +123,7 @@ def _keep(before: dict[str, Any], kept: dict[str, Any], ran: dict[str, Any]) -> 
 def one(name: str, part: Part, corpus: Path | None) -> dict[str, Any]:
     """The report of a part, with its command and how long it took; {"error"} and no results when it failed."""
     told = machine()
-    started = time.monotonic()
+    started, before = time.monotonic(), _processor_s()
     report: dict[str, Any]
     try:
         report = _measured(part, corpus)
@@ -129,8 +131,16 @@ def one(name: str, part: Part, corpus: Path | None) -> dict[str, Any]:
         progress(f"{name} was not measured: {error}")
         report = {"error": str(error)}
     command = " ".join(("earshot", "bench", *part.arguments))
-    took = round(time.monotonic() - started)
-    return {"machine": told, "results": [], **report, "bench": name, "command": command, "s": took}
+    took, spent = round(time.monotonic() - started), round(_processor_s() - before)
+    return {
+        "machine": told, "results": [], **report, "bench": name, "command": command, "s": took, "processor_s": spent,
+    }  # fmt: skip
+
+
+def _processor_s() -> float:
+    """Of all processes that this one waited for, and those that they waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class NotMeasured(RuntimeError):

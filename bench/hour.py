@@ -1,8 +1,8 @@
 """`earshot bench hour`: the tavern hour - 50 NPCs and 30 players through four rooms, on virtual time.
 
 Every scenario of the library through cluster, state, sync and chat; players say what the scenario has them say, a model
-takes MODEL_S to its first words (an hour each: `--seconds 3600`). Then the market day as 1, 3, 10 and 30 game servers
-at once: how cost grows. What is counted is what clients see, the world's log of events, and the runtime's ledger of
+takes MODEL_S to its first words (an hour each: `--seconds 3600`). Then the market day as 1, 10 and 100 game servers at
+once, with the hour 1,000 too: how cost grows. What is counted is what clients see, the world's log of events, and the runtime's ledger of
 writes and calls.
 """
 
@@ -44,9 +44,11 @@ SECONDS = 120.0
 MODEL_S = 1.0
 CALL_S = 30.0
 PAGE = 500
-SERVERS = (1, 3, 10, 30)
+SERVERS, ALL_SERVERS = (1, 10, 100), (1, 10, 100, 1000)
 GROWTH = "market_day"
-GROWTH_S = 20.0
+GROWTH_S = 10.0
+# With an hour of each scenario the largest number of game servers is played too.
+HOUR_S = 3600.0
 # Calls of the runtime at once, for each game server.
 CONCURRENCY = 8
 OVER = frozenset(
@@ -231,7 +233,7 @@ def run(options: Options) -> list[dict[str, Any]]:
         progress(f"hour: {name}, {seconds:g} virtual seconds")
         hours[name] = played([troupe(name)], seconds)
     grown = []
-    for servers in SERVERS:
+    for servers in ALL_SERVERS if seconds >= HOUR_S else SERVERS:
         progress(f"hour: {GROWTH} on {servers} game servers, {GROWTH_S:g} virtual seconds")
         grown.append(played([troupe(GROWTH, seed) for seed in range(servers)], min(seconds, GROWTH_S)))
     return [result.record() for result in (*results(hours), *growth(grown))]

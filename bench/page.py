@@ -16,6 +16,8 @@ WIDTH, BAR, GAP, LABEL, FIGURE = 760, 16, 6, 330, 110
 BARS = 16
 # Rows of each table of a profile; latest.json has the rest.
 PROFILED = 10
+# So many figures without a goal stand among the others; more are folded away.
+UNFOLDED = 12
 _STYLE = (
     "<style>text{font:12px system-ui,sans-serif;fill:#333}.u{fill:#2f7d6b}.p{fill:#b9c4cc}.g{stroke:#c2410c;"
     "stroke-width:2}.h{font-weight:600}@media(prefers-color-scheme:dark){text{fill:#ddd}.u{fill:#4fb89e}"
@@ -62,7 +64,8 @@ def picture_of(report: Mapping[str, Any]) -> str:
 
 def _section(report: Mapping[str, Any], pictures: set[str]) -> str:
     name = report["bench"]
-    head = f"\n## {name}\n\n`{report['command']}` ({report['s']} s)\n\n"
+    spent = f", {report['processor_s']} s of processor" if "processor_s" in report else ""
+    head = f"\n## {name}\n\n`{report['command']}` ({report['s']} s{spent})\n\n"
     if report.get("error"):
         return f"{head}Not measured: {report['error']}.\n"
     if name.startswith("profile"):
@@ -71,7 +74,16 @@ def _section(report: Mapping[str, Any], pictures: set[str]) -> str:
     shown_picture = (
         f"![{name}: bars of each figure beside its peers](pictures/{picture})\n\n" if picture in pictures else ""
     )
-    return f"{head}{shown_picture}{_table(report['results'])}"
+    return f"{head}{shown_picture}{_tables(report['results'])}"
+
+
+def _tables(records: Sequence[Mapping[str, Any]]) -> str:
+    """Figures with a goal or a peer first where there are many."""
+    plain = [record for record in records if record["goal"] is None]
+    if len(plain) <= UNFOLDED or len(plain) == len(records):
+        return _table(records)
+    first = _table([record for record in records if record["goal"] is not None])
+    return f"{first}\n<details><summary>{len(plain)} figures without a goal</summary>\n\n{_table(plain)}\n</details>\n"
 
 
 def _table(records: Sequence[Mapping[str, Any]]) -> str:

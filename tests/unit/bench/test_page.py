@@ -127,3 +127,33 @@ def test_only_and_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: 
     assert everything.main(["--only", "ingest", "--check"]) == 1
     assert "worse: ingest" in capsys.readouterr().out
     assert json.loads((tmp_path / "results" / "latest.json").read_text()) == stored
+
+
+def test_many_figures_without_a_goal_are_folded_away() -> None:
+    results = {"machine": "m", "versions": {}, "benches": [report(record(1, goal=1, ok=True), *[record(7)] * 13)]}
+    before, folded = page.markdown(results, set()).split("<details>")
+    assert before.count("| snapshots a second |") == 1
+    assert "13 figures without a goal" in folded
+    assert folded.count("| snapshots a second |") == 13
+    assert page.markdown({**results, "benches": [report(*[record(7)] * 13)]}, set()).count("<details>") == 0
+
+
+def test_a_profile_is_told_by_process_without_its_lines() -> None:
+    def us(name: str, value: float) -> dict[str, Any]:
+        return {**record(value, unit="us"), "name": f"[edge] {name}"}
+
+    rows = [us("all", 400), *(us(f"own time of part{n}", 50 - n) for n in range(15)), us("in services/x.py run", 70)]
+    profile = report(*rows, us("at services/x.py:3 run", 9), bench="profile of a snapshot")
+    text = page.markdown({"machine": "m", "versions": {}, "benches": [profile]}, set())
+    assert "| all | 400 |" in text
+    assert "| edge: own time of | us |" in text
+    assert "| `part9` | 41 |" in text
+    assert "part10" not in text
+    assert "| `services/x.py run` | 70 |" in text
+    assert ":3 run" not in text
+    assert page.picture(profile) == ""
+
+
+def test_what_became_worse_stands_on_the_page() -> None:
+    results = {"machine": "m", "versions": {}, "worse": ["ingest: rate: 0.1 of 0-hop, it was 0.2"], "benches": []}
+    assert "ingest: rate: 0.1 of 0-hop" in page.markdown(results, set())
