@@ -2,8 +2,8 @@
 
 Every scenario of the library through cluster, state, sync and chat; players say what the scenario has them say, a model
 takes MODEL_S to its first words (an hour each: `--seconds 3600`). Then the market day as 1, 10 and 100 game servers at
-once, with the hour 1,000 too: how cost grows. What is counted is what clients see, the world's log of events, and the runtime's ledger of
-writes and calls.
+once, with the hour 1,000 too: how cost grows. What is counted is what clients see, the world's log of events, and the
+runtime's ledger of writes and calls.
 """
 
 from __future__ import annotations
