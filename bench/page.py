@@ -5,6 +5,7 @@ Nothing is added to what was measured: each table stands under the command that 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -18,6 +19,9 @@ BARS = 16
 PROFILED = 10
 # So many figures without a goal stand among the others; more are folded away.
 UNFOLDED = 12
+# Load above which something else ran: a part leaves no more behind it on two cores.
+BUSY_LOAD = 4.5
+_LOAD = re.compile(r"load before ([\d.]+)")
 _STYLE = (
     "<style>text{font:12px system-ui,sans-serif;fill:#333}.u{fill:#2f7d6b}.p{fill:#b9c4cc}.g{stroke:#c2410c;"
     "stroke-width:2}.h{font-weight:600}@media(prefers-color-scheme:dark){text{fill:#ddd}.u{fill:#4fb89e}"
@@ -44,9 +48,20 @@ def markdown(results: Mapping[str, Any], pictures: set[str]) -> str:
         _INTRODUCTION,
         f"* Machine: {results['machine']}\n* Versions: {versions}\n"
         f"* {len(figures)} figures, {len(goals)} with a goal, {sum(goals)} of them reached\n",
+        _busy(results["benches"]),
         _worse(results.get("worse", ())),
     ]
     return "".join([*parts, *(_section(report, pictures) for report in results["benches"])])
+
+
+def _busy(reports: Sequence[Mapping[str, Any]]) -> str:
+    """Which parts began while the machine had other work than one bench makes."""
+    loads = {report["bench"]: _LOAD.search(report["machine"]) for report in reports}
+    busy = {name: found[1] for name, found in loads.items() if found and float(found[1]) > BUSY_LOAD}
+    if not busy:
+        return ""
+    named = ", ".join(f"{name} {load}" for name, load in busy.items())
+    return f"* **The machine was busy** (load before: {named}): trust ratios at most, and repeat it\n"
 
 
 def _worse(lines: Sequence[str]) -> str:

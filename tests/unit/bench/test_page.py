@@ -157,3 +157,11 @@ def test_a_profile_is_told_by_process_without_its_lines() -> None:
 def test_what_became_worse_stands_on_the_page() -> None:
     results = {"machine": "m", "versions": {}, "worse": ["ingest: rate: 0.1 of 0-hop, it was 0.2"], "benches": []}
     assert "ingest: rate: 0.1 of 0-hop" in page.markdown(results, set())
+
+
+@pytest.mark.parametrize(("load", "busy"), [("0.31", False), ("3.90", False), ("8.20", True)])
+def test_a_busy_machine_is_named(load: str, busy: bool) -> None:
+    told = {**report(record(1)), "machine": f"cpu, 2 cores, load before {load}"}
+    text = page.markdown({"machine": "m", "versions": {}, "benches": [told]}, set())
+    assert ("The machine was busy" in text) is busy
+    assert (f"ingest {load}" in text) is busy
