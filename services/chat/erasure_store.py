@@ -108,7 +108,7 @@ class ErasureStore:
         receipts = msgspec.msgpack.encode(job.receipts)
         fence = None
         if job.part >= 0:
-            fence = self.database.ownership.parts.get(job.part)
+            fence = (self.database.ownership.parts or {}).get(job.part)
             if fence is None:
                 raise NotOwner
         row = f"{job.id}.{job.part}" if job.part >= 0 else job.id
@@ -127,7 +127,7 @@ class ErasureStore:
         Blocks: for a job that is begun.
         """
         here = self.database.ownership.parts
-        if not here:
+        if here is None:
             return [-1]
         rows = self.database.read("SELECT DISTINCT world FROM utterances WHERE tenant=?", (tenant,))
         found = {partition_of(*world) for world in self.store.worlds(tenant)}

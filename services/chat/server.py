@@ -29,6 +29,7 @@ from services.chat.store import LAYOUT, SCHEMA, ChatStore
 from services.chat.worker import Retention
 from services.chat.worlds import Worlds
 from services.common.app import App
+from services.common.ownership import partition_of
 from services.common.replicas import Holder, Partitions
 from services.common.settings import Settings
 
@@ -93,7 +94,11 @@ async def bind_with(app: App, moderator: Moderator) -> None:
         worlds.entered(partitions)
         eraser.look()
 
-    await app.hold("chat", database, Holder(entered, worlds.let_go))
+    async def leaving(partitions: Partitions) -> None:
+        await worlds.let_go(partitions)
+        bell.hand_on(lambda world: partition_of(*world) in partitions)
+
+    await app.hold("chat", database, Holder(entered, leaving))
     app.worker("chat.worlds", live)
     app.worker("chat.recover", worlds.recover)
     app.worker("chat.watch", worlds.watch)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from earshot.chat.v1 import chat_pb2, chat_pb2_grpc
 from earshot.type.v1 import type_pb2
 
-from services.chat.bell import Bell
+from services.chat.bell import ELSEWHERE, Bell, Watcher
 from services.chat.erasure import Eraser
 from services.chat.erasure_store import Erasure
 from services.chat.events_servicer import conversation_of, event_of, explanation_of, reply_of
@@ -20,7 +21,7 @@ from services.chat.saying import MARGIN_S, Said, Saying, Words
 from services.chat.store import ChatStore
 from services.chat.worlds import Key, Worlds
 from services.common.clock import Clock
-from services.common.errors import BadInput, NotFound
+from services.common.errors import BadInput, EarshotError, NotFound
 
 PAGE = 64
 PAGE_MAX = 1_000
@@ -117,10 +118,37 @@ class ChatServicer(chat_pb2_grpc.ChatServiceServicer):
         )
 
     async def WatchEvents(
-        self, request: chat_pb2.WatchEventsRequest, context: Any
+        self, requests: AsyncIterator[chat_pb2.WatchEventsRequest], context: Any
     ) -> AsyncIterator[chat_pb2.WatchEventsResponse]:
-        async for (tenant, world), last_seq in self._bell.watch(request.tenant):
-            yield chat_pb2.WatchEventsResponse(world=type_pb2.WorldRef(tenant=tenant, world=world), last_seq=last_seq)
+        watcher = self._bell.watch()
+        following = asyncio.create_task(self._follow(requests, watcher), name="chat.listen")
+        try:
+            async for (tenant, world), last_seq in watcher.rings():
+                ref = type_pb2.WorldRef(tenant=tenant, world=world)
+                yield chat_pb2.WatchEventsResponse(
+                    world=ref, last_seq=max(last_seq, 0), elsewhere=last_seq == ELSEWHERE
+                )
+            if following.done() and not following.cancelled():
+                following.result()  # raises what was wrong with the request that ended it
+        finally:
+            self._bell.close_watch(watcher)
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
+
+    async def _follow(self, requests: AsyncIterator[chat_pb2.WatchEventsRequest], watcher: Watcher) -> None:
+        """Which worlds to ring for, as the caller says it."""
+        try:
+            async for request in requests:
+                for ref in request.listen:
+                    world = _world(ref)
+                    if self._store.owns(world):
+                        watcher.listen(world, self._store.end(world))
+                    else:
+                        watcher.elsewhere(world)
+                watcher.leave((ref.tenant, ref.world) for ref in request.leave)
+        except EarshotError:
+            watcher.end()
+            raise
 
     async def GetConversation(
         self, request: chat_pb2.GetConversationRequest, context: Any

@@ -145,6 +145,12 @@ class ChatStore:
         """Whether the world's log is kept here."""
         return self._database.ownership.owns(*world)
 
+    @property
+    def here(self) -> frozenset[int] | None:
+        """Partitions whose logs are kept here, None = all there are."""
+        parts = self._database.ownership.parts
+        return None if parts is None else frozenset(parts)
+
     async def append(self, world: World, append: Append) -> None:
         """Durably append inputs with the events they led to, in one transaction."""
         fence, embeds = self.fence(world), self.embeds
@@ -184,9 +190,14 @@ class ChatStore:
         """What of a world's log is kept."""
         # Each alone is one step into the index; asked together they are a walk through the whole log.
         ((oldest,),) = self._database.read("SELECT min(seq) FROM events WHERE tenant=? AND world=?", world)
-        ((end,),) = self._database.read("SELECT max(seq) FROM events WHERE tenant=? AND world=?", world)
+        end = self.end(world)
         holes = self._database.read("SELECT low, high FROM holes WHERE tenant=? AND world=? ORDER BY low", world)
-        return Bounds(oldest or 0, end or 0, tuple((low, high) for low, high in holes))
+        return Bounds(oldest or 0, end, tuple((low, high) for low, high in holes))
+
+    def end(self, world: World) -> int:
+        """Number of the last entry that is kept of a world's log, 0 = none."""
+        ((end,),) = self._database.read("SELECT max(seq) FROM events WHERE tenant=? AND world=?", world)
+        return end or 0
 
     def after(self, world: World, cursor: int, limit: int) -> list[events.Event]:
         """Entries after a cursor, in order."""

@@ -84,6 +84,9 @@ class Worlds:
         self._looks: dict[Key, bool] = {}
         # Partitions whose worlds are to be taken up.
         self._came: asyncio.Queue[Partitions] = asyncio.Queue()
+        # The watch on state, and that it does not follow all that is served here.
+        self._watching: asyncio.Task[bool] | None = None
+        self._fresh = asyncio.Event()
 
     async def get(self, world: Key) -> WorldActor:
         """The world's actor, loaded. Raises Unavailable while the room starts or stops."""
@@ -165,6 +168,9 @@ class Worlds:
     def entered(self, partitions: Partitions) -> None:
         """These partitions' logs are kept here from now on."""
         self._came.put_nowait(partitions)
+        self._fresh.set()
+        if self._watching is not None:
+            self._watching.cancel()
 
     async def let_go(self, partitions: Partitions) -> None:
         """Another replica keeps these logs from now on: what runs here for them ends."""
@@ -194,16 +200,28 @@ class Worlds:
         """Follow state's doorbell for ever: clusters that change are told before anybody speaks in them."""
         delay = BACKOFF_MIN_S
         while True:
-            rung = await self._watch()
-            delay = BACKOFF_MIN_S if rung else min(delay * 2, BACKOFF_MAX_S)
+            self._fresh.clear()
+            here = self._tools.store.here
+            if here is not None and not here:
+                await self._fresh.wait()
+                continue
+            watching = self._watching = asyncio.create_task(self._watch(here or ()), name="chat.watching")
+            try:
+                await asyncio.wait((watching,))
+            finally:
+                self._watching = None
+                watching.cancel()
+            if self._fresh.is_set():
+                continue  # others are followed from now on
+            delay = BACKOFF_MIN_S if watching.result() else min(delay * 2, BACKOFF_MAX_S)
             await asyncio.sleep(delay)
 
-    async def _watch(self) -> bool:
-        """One watch until it is lost; whether it rang."""
+    async def _watch(self, partitions: Iterable[int]) -> bool:
+        """One watch on the worlds of some partitions (none named: all there are) until it is lost; whether it rang."""
         rung = False
         for actor in self.all():
             self._answer_bell(actor.key)
-        call = self._state.WatchWorlds(state_pb2.WatchWorldsRequest())
+        call = self._state.WatchWorlds(state_pb2.WatchWorldsRequest(partitions=partitions))
         try:
             async for ring in call:
                 rung = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from services.common.errors import EarshotError, Unavailable
 from services.common.logs import get_logger
@@ -40,7 +40,7 @@ class Directory:
         self._looked_at = 0.0
         self._asking: asyncio.Task[None] | None = None
         self._doubted = asyncio.Event()
-        self._watchers: set[asyncio.Event] = set()
+        self._changed = asyncio.Event()
         # Grows whenever a partition gets another owner.
         self.version = 0
 
@@ -53,9 +53,9 @@ class Directory:
         """Whether every partition is served by somebody who is heard of."""
         return len(self._owners) == PARTITIONS and set(self._owners.values()) <= self._leases.keys()
 
-    def everybody(self) -> Sequence[str]:
-        """Addresses of all owners."""
-        return sorted(set(self._owners.values()))
+    def everybody(self, partitions: Collection[int] = ()) -> Sequence[str]:
+        """Addresses of the owners of these partitions, of all when none is named."""
+        return sorted({self._owners[one] for one in partitions or self._owners if one in self._owners})
 
     def nearest(self) -> Sequence[str]:
         """Addresses of all replicas: this process first, then in an order of its own."""
@@ -105,10 +105,8 @@ class Directory:
             await asyncio.sleep(LOOK_S)
 
     def watch(self) -> asyncio.Event:
-        """An event that is set once when partitions change hands."""
-        event = asyncio.Event()
-        self._watchers.add(event)
-        return event
+        """An event that is set once partitions have changed hands: take it before looking at who serves what."""
+        return self._changed
 
     def doubt(self) -> None:
         """Somebody did not answer: look soon."""
@@ -126,9 +124,8 @@ class Directory:
         if owners != self._owners:
             self._owners = owners
             self.version += 1
-            for event in self._watchers:
-                event.set()
-            self._watchers.clear()
+            self._changed.set()
+            self._changed = asyncio.Event()
 
     async def run(self) -> None:
         """Ask now and then, for ever."""

@@ -176,11 +176,14 @@ def to_status(error: EarshotError) -> type_pb2.Status:
         message=error.message,
         retryable=error.retryable,
         retry_after_ms=error.retry_after_ms,
+        owner=error.owner if isinstance(error, NotOwner) else "",
     )
 
 
 def from_status(status: type_pb2.Status) -> EarshotError:
     """The error that a status inside a batch or stream stands for. Call it only when status.code != 0."""
+    if status.reason == NotOwner.default_reason:
+        return NotOwner(status.owner)
     code = _CODE_BY_NUMBER.get(status.code, grpc.StatusCode.INTERNAL)
     return from_code(
         code,

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from earshot.chat.v1 import chat_pb2
 from earshot.state.v1 import state_pb2
 
 # Calls about NPCs of several worlds: a repeated `npcs`, and one answer for each.
@@ -147,5 +146,4 @@ GATHERED: Mapping[str, Any] = {
     "sync/ErasePlayer": Joined(_receipts),
     "chat/ErasePlayer": Joined(lambda _, answers: next(iter(answers.values())), _named),
     "chat/GetErasure": Joined(_erasure, lacking=True),
-    "chat/WatchEvents": Rung(chat_pb2.WatchEventsResponse()),
 }

@@ -54,8 +54,8 @@ class Ownership(Protocol):
         ...
 
     @property
-    def parts(self) -> Mapping[int, Fence]:
-        """Where replicas share the worlds, the partitions that are served here; else none: all is one."""
+    def parts(self) -> Mapping[int, Fence] | None:
+        """Where replicas share the worlds, the partitions that are served here; None where all is one."""
         ...
 
 
@@ -79,8 +79,8 @@ class EmbeddedOwnership:
         return self._fences[0].token
 
     @property
-    def parts(self) -> Mapping[int, Fence]:
-        return {}
+    def parts(self) -> None:
+        return None
 
 
 class LeasedOwnership:
@@ -95,11 +95,6 @@ class LeasedOwnership:
         # Addresses of the other owners, by partition.
         self.owners: dict[int, str] = {}
         self.until = float("-inf")
-
-    @property
-    def held(self) -> frozenset[int]:
-        """Partitions that are served here."""
-        return frozenset(self._fences)
 
     def fence(self, tenant: str, world: str) -> Fence:
         partition = partition_of(tenant, world)

@@ -61,7 +61,7 @@ def guarded(method: str) -> bool:
 
 
 # Streams of many worlds, whose items are looked at one by one.
-UNGUARDED = frozenset({"state/Ingest"})
+UNGUARDED = frozenset({"state/Ingest", "chat/WatchEvents"})
 
 
 class RoutedChannel:
@@ -219,7 +219,7 @@ class _Anywhere:
 
 
 class _Gathered:
-    """Calls to all replicas."""
+    """Calls to all replicas, or to those that serve the partitions that a request names."""
 
     def __init__(self, directory: Directory, calls: _Calls, how: Any) -> None:
         self._directory = directory
@@ -230,7 +230,7 @@ class _Gathered:
         """Complete or not at all: every partition was served, by the same replicas before and after."""
         until = _until(timeout)
         await _patiently(self._directory, lambda: self._directory.complete, until)
-        addresses, seen = self._directory.everybody(), self._directory.version
+        addresses, seen = self._asked(request), self._directory.version
         request = self._how.prepare(request)
         try:
             answers = await asyncio.gather(*(self._ask(one, request, until, metadata) for one in addresses))
@@ -246,6 +246,10 @@ class _Gathered:
         if not told:
             raise rpc_error(NotFound("nobody knows of it"))
         return self._how.join(request, told)
+
+    def _asked(self, request: Any) -> Sequence[str]:
+        """Who serves what it is about: some partitions, or everything."""
+        return self._directory.everybody(tuple(getattr(request, "partitions", ())))
 
     async def _ask(self, address: str, request: Any, until: float, metadata: Any) -> Any:
         try:
@@ -264,7 +268,7 @@ class _Gathered:
         """The streams of all replicas as one, which ends when one of them does or others serve."""
         until = _until(timeout) if timeout is not None else None
         await _patiently(self._directory, lambda: self._directory.complete, _until(timeout))
-        addresses, changed = self._directory.everybody(), self._directory.watch()
+        addresses, changed = self._asked(request), self._directory.watch()
         requests = self._how.requests(request, addresses)
         if requests is None:
             yield self._how.gap

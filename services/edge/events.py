@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 from earshot.chat.v1 import chat_pb2
@@ -34,9 +34,10 @@ COALESCE_S = 0.1
 
 @dataclass(slots=True, eq=False)
 class Poll:
-    """One held poll: a single event wakes it, flags say why."""
+    """One held poll: a single event wakes it, flags say why. cursor: up to where it has read, -1 = not at all."""
 
     wake: asyncio.Event = field(default_factory=asyncio.Event)
+    cursor: int = -1
     superseded: bool = False
 
 
@@ -125,7 +126,10 @@ class Events:
     async def _poll(self, world: type_pb2.WorldRef, cursor: int, hold_s: float, session: str) -> Answer:
         if lost := self._lost.taken_up((world.tenant, world.world), self._clock.monotonic()):
             self._metrics.fallbacks.labels(lost).inc()
-        with self.polls.held(world.tenant, session) as held, self._doorbell.listening(world, held.wake):
+        with self.polls.held(world.tenant, session) as held, ExitStack() as listening:
+            held.cursor = cursor
+            if hold_s:
+                listening.enter_context(self._doorbell.listening(world, held))
             end = self._clock.monotonic() + hold_s
             response = await self.read(world, cursor)
             while not (response.events or response.resync):

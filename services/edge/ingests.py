@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ from services.edge.ingest import Ingest
 
 # How long a snapshot waits for a world that changes hands, at most and within its deadline.
 PATIENCE_S = 0.8
+# Between looks for streams that nobody needs.
+LOOK_S = 5.0
 
 
 class Submits(Protocol):
@@ -83,11 +86,12 @@ class Ingests:
         self._running = True
         try:
             while True:
-                await self._directory.watch().wait()
-                serving = set(self._directory.everybody())
-                for address in [one for one in self._streams if one not in serving]:
-                    _, task = self._streams.pop(address)
-                    task.cancel()
+                changed = self._directory.watch()
+                await asyncio.gather(*self._let_go(), return_exceptions=True)
+                # Also now and then: a stream may have been opened to a replica that was named but serves nothing.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_S):
+                        await changed.wait()
         finally:
             self._running = False
             tasks = [task for _, task in self._streams.values()]
@@ -95,3 +99,11 @@ class Ingests:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _let_go(self) -> list[asyncio.Task[None]]:
+        """End streams that nothing can be said on; what still waits there was asked of a replica that has gone."""
+        serving = set(self._directory.everybody())
+        ending = [self._streams.pop(one)[1] for one in list(self._streams) if one not in serving]
+        for task in ending:
+            task.cancel()
+        return ending

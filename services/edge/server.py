@@ -13,7 +13,7 @@ from services.common.errors import Forbidden
 from services.edge.admission import Admission
 from services.edge.body import Limits
 from services.edge.describer import Describer
-from services.edge.doorbell import Doorbell
+from services.edge.doorbell import Doorbell, doorbell_to
 from services.edge.entry import Entry
 from services.edge.erasures import Erasures
 from services.edge.events import Events
@@ -57,7 +57,7 @@ class Edge:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """The stream to state, the watch on chat and the lag measurement, for as long as requests are served."""
+        """The streams to state, the watches on chat and the lag measurement, for as long as requests are served."""
         tasks = [
             asyncio.create_task(self.ingest.run(), name="edge.ingest"),
             asyncio.create_task(self.doorbell.run(), name="edge.doorbell"),
@@ -81,7 +81,7 @@ def build(app: App) -> Edge:
     settings, clock, metrics = app.settings, app.clock, app.metrics
     rooms = Rooms.of(app.channels)
     admission = Admission(settings, metrics, clock.monotonic)
-    ingest, doorbell = ingest_to(app.channels, clock.monotonic), Doorbell(rooms.chat)
+    ingest, doorbell = ingest_to(app.channels, clock.monotonic), doorbell_to(app.channels)
     snapshots = Snapshots(ingest, settings, metrics, clock)
     messages = Messages(rooms, admission, settings)
     events = Events(rooms, doorbell, admission, settings, metrics, clock)

@@ -66,9 +66,9 @@ class EventStream:
         with (
             self._events.connected("sse", world),
             self._events.polls.held(world.tenant, "") as held,
-            self._doorbell.listening(world, held.wake),
+            self._doorbell.listening(world, held),
         ):
-            waited = False
+            waited, held.cursor = False, cursor
             yield RETRY
             while not self._events.polls.draining:
                 held.wake.clear()
@@ -83,7 +83,7 @@ class EventStream:
                     public = public_event(event)
                     if public is not None:
                         yield b"id: %d\ndata: %s\n\n" % (event.seq, encode(public))
-                cursor = response.next_cursor or cursor
+                cursor = held.cursor = response.next_cursor or cursor
                 if waited:
                     self._events.told(response, "sse")
                 waited = False

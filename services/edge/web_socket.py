@@ -128,9 +128,9 @@ class WebSockets:
         with (
             self._events.connected("websocket", world),
             self._events.polls.held(world.tenant, "") as held,
-            self._doorbell.listening(world, held.wake),
+            self._doorbell.listening(world, held),
         ):
-            waited = False
+            waited, held.cursor = False, cursor
             while not self._events.polls.draining:
                 held.wake.clear()
                 try:
@@ -138,7 +138,7 @@ class WebSockets:
                 except EarshotError as error:
                     await connection.send(ErrorFrame(fault(error)))
                     return SERVER_ERROR
-                cursor = response.next_cursor or cursor
+                cursor = held.cursor = response.next_cursor or cursor
                 if response.events or response.resync:
                     events = [public for one in response.events if (public := public_event(one)) is not None]
                     await connection.send(EventsFrame(events, cursor, response.resync))

@@ -13,10 +13,17 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from services.common.ownership import partition_of
 from services.state.change import Change, Lane
 
 KEPT = 65_536
 BATCH = 1024
+# In so many changes everybody is rung once: who watches quiet worlds moves on before its place in the log is forgotten.
+NOTICE = KEPT // 4
+
+Partitions = frozenset[int]
+"""Those whose worlds somebody watches; empty = all."""
+EVERYWHERE: Partitions = frozenset()
 
 Ref = tuple[str, str]
 """(tenant, world)."""
@@ -49,6 +56,7 @@ class _Entry:
     changes: Collection[Change]
     closed: bool
     cause: str
+    partition: int
 
 
 class Feed:
@@ -59,7 +67,7 @@ class Feed:
         self._kept = kept
         self._log: list[_Entry] = []
         self._next = 0  # number of the next change
-        self._bells: set[asyncio.Event] = set()
+        self._bells: dict[asyncio.Event, Partitions] = {}
 
     @property
     def token(self) -> str:
@@ -70,21 +78,24 @@ class Feed:
         """Tell changes; the oldest are forgotten past the bound."""
         if not changes:
             return
-        self._log.append(_Entry(self._next, ref, changes, closed, cause))
+        partition, before = partition_of(*ref), self._next
+        self._log.append(_Entry(before, ref, changes, closed, cause, partition))
         self._next += len(changes)
         if self._next - self._log[0].number > 2 * self._kept:  # forget in halves: appending stays cheap
             del self._log[: self._place(self._next - self._kept)]
-        for bell in self._bells:
-            bell.set()
+        notice = self._next // NOTICE != before // NOTICE
+        for bell, partitions in self._bells.items():
+            if notice or not partitions or partition in partitions:
+                bell.set()
 
-    def after(self, token: str, tenant: str = "") -> Page:
-        """The next changes of a tenant ("": all), the most urgent lane of each key since the token."""
+    def after(self, token: str, tenant: str = "", partitions: Partitions = EVERYWHERE) -> Page:
+        """The next changes of a tenant ("": all) in partitions, the most urgent lane of each key since the token."""
         start = self._number(token)
         if start is None:
             return Page(self.token, (), gap=True)
         latest: dict[tuple[Ref, str], Told] = {}
         for entry in self._log[self._place(start) :]:
-            if tenant and entry.ref[0] != tenant:
+            if (tenant and entry.ref[0] != tenant) or (partitions and entry.partition not in partitions):
                 continue
             for number, change in enumerate(entry.changes, entry.number):
                 if number < start:
@@ -101,15 +112,15 @@ class Feed:
             return len(self._log)
         return max(bisect_right(self._log, number, key=lambda entry: entry.number) - 1, 0)
 
-    def bell(self) -> asyncio.Event:
-        """An event that is set at every append; hand it to `hang_up` in the end."""
+    def bell(self, partitions: Partitions = EVERYWHERE) -> asyncio.Event:
+        """An event that is set when something is appended there; hand it to `hang_up` in the end."""
         bell = asyncio.Event()
-        self._bells.add(bell)
+        self._bells[bell] = partitions
         return bell
 
     def hang_up(self, bell: asyncio.Event) -> None:
         """Forget a bell."""
-        self._bells.discard(bell)
+        self._bells.pop(bell, None)
 
     def _token(self, number: int) -> str:
         return f"{self._life}.{number}"
@@ -141,18 +152,22 @@ class Ring:
     ref: Ref
     revision: int
     closed: bool
+    partition: int
 
 
 class Doorbell:
     """Rings of worlds for one watcher, the latest per world; bounded by the number of worlds."""
 
-    def __init__(self, tenant: str) -> None:
+    def __init__(self, tenant: str, partitions: Partitions = EVERYWHERE) -> None:
         self._tenant = tenant
+        self._partitions = partitions
         self._rings: dict[Ref, Ring] = {}
         self._event = asyncio.Event()
 
     def ring(self, ring: Ring) -> None:
         """Note a ring; never waits."""
+        if self._partitions and ring.partition not in self._partitions:
+            return
         if not self._tenant or ring.ref[0] == self._tenant:
             self._rings[ring.ref] = ring
             self._event.set()
@@ -172,9 +187,9 @@ class Doorbells:
     def __init__(self) -> None:
         self._bells: set[Doorbell] = set()
 
-    def open(self, tenant: str) -> Doorbell:
-        """A bell for a tenant's worlds ("": all); hand it to `close` in the end."""
-        bell = Doorbell(tenant)
+    def open(self, tenant: str, partitions: Partitions = EVERYWHERE) -> Doorbell:
+        """A bell for a tenant's worlds ("": all) in some partitions; hand it to `close` in the end."""
+        bell = Doorbell(tenant, partitions)
         self._bells.add(bell)
         return bell
 
@@ -185,6 +200,6 @@ class Doorbells:
     def ring(self, ref: Ref, revision: int, *, closed: bool) -> None:
         """Tell every watcher."""
         if self._bells:
-            ring = Ring(ref, revision, closed)
+            ring = Ring(ref, revision, closed, partition_of(*ref))
             for bell in self._bells:
                 bell.ring(ring)

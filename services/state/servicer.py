@@ -14,6 +14,7 @@ from services.common.clock import Clock
 from services.common.errors import BadInput, EarshotError, NotFound, to_status
 from services.common.leisure import leisure
 from services.common.logs import get_logger
+from services.common.ownership import partition_of
 from services.common.settings import Settings
 from services.state.bands import NPC
 from services.state.change import Change, Lane, heard
@@ -239,12 +240,13 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
     # ----------------------------------------------------------------------------------------------
 
     async def ListNpcs(self, request: state_pb2.ListNpcsRequest, context: Any) -> state_pb2.ListNpcsResponse:
-        token = self._feed.token
+        token, partitions = self._feed.token, frozenset(request.partitions)
         return state_pb2.ListNpcsResponse(
             resume_token=token,
             npcs=[
                 answers.npc_change(Told(world.ref, change))
                 for world in self._worlds.of(request.tenant)
+                if not partitions or partition_of(*world.ref) in partitions
                 for change in _npcs(world.document)
             ],
         )
@@ -254,11 +256,13 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
     ) -> AsyncIterator[state_pb2.WatchNpcsResponse]:
         token = request.resume_token or self._feed.token
         spacing = min(request.spacing_ms, SPACING_MAX_MS) / 1000
-        bell = self._feed.bell()
+        partitions = frozenset(request.partitions)
+        bell = self._feed.bell(partitions)
         try:
             while True:
-                page = self._feed.after(token, request.tenant)
-                if page.gap or page.told:
+                page = self._feed.after(token, request.tenant, partitions)
+                # Also where nothing is told: a place in the log that is not renewed is forgotten.
+                if page.gap or page.told or page.token != token:
                     yield state_pb2.WatchNpcsResponse(
                         resume_token=page.token,
                         changes=[answers.npc_change(told) for told in page.told],
@@ -279,7 +283,7 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
     async def WatchWorlds(
         self, request: state_pb2.WatchWorldsRequest, context: Any
     ) -> AsyncIterator[state_pb2.WatchWorldsResponse]:
-        bell = self._bells.open(request.tenant)
+        bell = self._bells.open(request.tenant, frozenset(request.partitions))
         try:
             while True:
                 for ring in await bell.next():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,17 +120,18 @@ class StateReader:
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from error
 
-    async def list(self) -> Changes:
-        """Every NPC that this replica owns, and the token to watch from (taken before listing)."""
+    async def list(self, partitions: Iterable[int] = ()) -> Changes:
+        """Every NPC of partitions (none named: of all), and the token to watch from, taken before listing."""
+        request = state_pb2.ListNpcsRequest(partitions=partitions)
         try:
-            response = await self._stub.ListNpcs(state_pb2.ListNpcsRequest(), timeout=LIST_S)
+            response = await self._stub.ListNpcs(request, timeout=LIST_S)
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from error
         return Changes(response.resume_token, tuple(map(_change, response.npcs)))
 
-    async def watch(self, token: str) -> AsyncIterator[Changes]:
+    async def watch(self, token: str, partitions: Iterable[int] = ()) -> AsyncIterator[Changes]:
         """Pages after the token until a gap, or until the watch is due for renewal."""
-        request = state_pb2.WatchNpcsRequest(resume_token=token, spacing_ms=SPACING_MS)
+        request = state_pb2.WatchNpcsRequest(resume_token=token, spacing_ms=SPACING_MS, partitions=partitions)
         call = self._stub.WatchNpcs(request, timeout=WATCH_S)
         try:
             async for page in call:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
@@ -16,6 +16,7 @@ from services.common.clock import Clock
 from services.common.errors import EarshotError, Internal, NotFound
 from services.common.leisure import leisure
 from services.common.logs import get_logger
+from services.common.ownership import partition_of
 from services.common.settings import Settings
 from services.common.telemetry import Metrics
 from services.sync.agents.embodiment import Embodiment
@@ -110,11 +111,19 @@ class Reconciler:
                 self.schedule(entry)
         return closed
 
-    def take_list(self, changes: Sequence[Change]) -> list[Key]:
-        """A whole listing: only what is newer than confirmed waits. Answers the keys with agents that it lacks."""
+    def take_list(self, changes: Sequence[Change], partitions: Collection[int] = ()) -> list[Key]:
+        """A listing of some partitions, of all where none is named: only what is newer than confirmed waits.
+
+        Answers the keys with agents that it lacks.
+        """
         listed = {change.key for change in changes if not change.closed}
         self.take(change for change in changes if not change.closed and self._news(change))
-        return [key for key, entry in self.agents.entries.items() if entry.agents and key not in listed]
+        return [
+            key
+            for key, entry in self.agents.entries.items()
+            if entry.agents and key not in listed
+            if not partitions or partition_of(key.tenant, key.world) in partitions
+        ]
 
     def _news(self, change: Change) -> bool:
         entry = self.agents.entries.get(change.key)

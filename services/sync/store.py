@@ -95,6 +95,12 @@ class SyncStore:
         """Whether the NPC's agents are kept here."""
         return self._database.ownership.owns(key.tenant, key.world)
 
+    @property
+    def here(self) -> frozenset[int] | None:
+        """Partitions whose agents are kept here, None = all there are."""
+        parts = self._database.ownership.parts
+        return None if parts is None else frozenset(parts)
+
     def came(self) -> None:
         """Rows came with a partition: what was read of local agents may be old."""
         self.life += 1

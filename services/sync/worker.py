@@ -28,27 +28,29 @@ _log = get_logger("sync")
 
 
 class Informer:
-    """List, then watch; on a gap list again. Nothing of a change is kept but that it happened."""
+    """List, then watch, what is served here; on a gap list again. Nothing of a change is kept but that it happened."""
 
     def __init__(self, reconciler: Reconciler) -> None:
         self._reconciler = reconciler
         self._watching: asyncio.Task[str] | None = None
-        self._again = False
+        self._came = asyncio.Event()
 
     def list_again(self) -> None:
         """Worlds came whose changes were not followed here."""
-        self._again = True
+        self._came.set()
         if self._watching is not None:
             self._watching.cancel()
 
     async def run(self) -> None:
         token, delay = "", BACK_OFF_MIN_S
+        followed: frozenset[int] = frozenset()
         while True:
             try:
-                if not token or self._again:
-                    self._again = False
-                    token = await self._list()
-                token = await self._followed(token)
+                if not token or self._came.is_set():
+                    token, followed = "", await self._served()
+                    token = await self._list(followed)
+                    continue  # what came during the listing is not in it
+                token = await self._followed(token, followed)
                 # A stream that ends at once must not spin; the token loses nothing meanwhile.
                 await asyncio.sleep(BACK_OFF_MIN_S)
                 delay = BACK_OFF_MIN_S
@@ -57,15 +59,26 @@ class Informer:
                 await asyncio.sleep(delay)
                 delay = min(delay * 2, BACK_OFF_MAX_S)
 
-    async def _list(self) -> str:
-        listing = await self._reconciler.reader.list()
-        vanished = self._reconciler.take_list(listing.changes)
+    async def _served(self) -> frozenset[int]:
+        """The partitions to follow, empty = all is one; waits while this replica has none."""
+        while True:
+            self._came.clear()
+            here = self._reconciler.agents.store.here
+            if here is None:
+                return frozenset()
+            if here:
+                return here
+            await self._came.wait()
+
+    async def _list(self, partitions: frozenset[int]) -> str:
+        listing = await self._reconciler.reader.list(partitions)
+        vanished = self._reconciler.take_list(listing.changes, partitions)
         await self._reconciler.release_vanished(vanished)
         return listing.token
 
-    async def _followed(self, token: str) -> str:
+    async def _followed(self, token: str, partitions: frozenset[int]) -> str:
         """As `_watch`, until somebody wants a new listing."""
-        watching = self._watching = asyncio.create_task(self._watch(token), name="sync.watch")
+        watching = self._watching = asyncio.create_task(self._watch(token, partitions), name="sync.watch")
         try:
             await asyncio.wait((watching,))
         finally:
@@ -73,9 +86,9 @@ class Informer:
             watching.cancel()
         return "" if watching.cancelled() else watching.result()
 
-    async def _watch(self, token: str) -> str:
+    async def _watch(self, token: str, partitions: frozenset[int]) -> str:
         """The token to go on from; "" = list again."""
-        async for page in self._reconciler.reader.watch(token):
+        async for page in self._reconciler.reader.watch(token, partitions):
             if page.gap:
                 return ""
             token = page.token or token

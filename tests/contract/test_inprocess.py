@@ -85,23 +85,28 @@ class Chat(chat_pb2_grpc.ChatServiceServicer):
             raise
         return chat_pb2.SayResponse(reason="done")
 
-    async def WatchEvents(self, request: chat_pb2.WatchEventsRequest, context: Any) -> AsyncIterator[Any]:
+
+class State(state_pb2_grpc.StateServiceServicer):
+    """Streams as asked; what happens to them is written down with chat's."""
+
+    def __init__(self, chat: Chat) -> None:
+        self._chat = chat
+
+    async def WatchWorlds(self, request: state_pb2.WatchWorldsRequest, context: Any) -> AsyncIterator[Any]:
         try:
             count = int(request.tenant.split(":")[1])
             for number in range(count):
-                self.sent = number + 1
-                yield chat_pb2.WatchEventsResponse(last_seq=number)
+                self._chat.sent = number + 1
+                yield state_pb2.WatchWorldsResponse(revision=number)
             if request.tenant.startswith("fail"):
                 raise BadInput("after some", reason="HALFWAY")
             if request.tenant.startswith("hang"):
-                self.entered.set()
+                self._chat.entered.set()
                 await asyncio.sleep(60)
         except (asyncio.CancelledError, GeneratorExit):
-            self.cancelled.set()
+            self._chat.cancelled.set()
             raise
 
-
-class State(state_pb2_grpc.StateServiceServicer):
     async def Ingest(self, request_iterator: Any, context: Any) -> AsyncIterator[state_pb2.IngestResponse]:
         async for request in request_iterator:
             yield state_pb2.IngestResponse(
@@ -128,7 +133,7 @@ async def served(mode: str) -> AsyncIterator[tuple[Any, Any, Chat, Callable[[], 
         interceptors.append(tls.CallerInterceptor(("chat", "state"), "chat=edge.earshot"))
     server: Any = InProcessServer(interceptors) if mode == "inprocess" else grpc.aio.server(interceptors=interceptors)
     chat_pb2_grpc.add_ChatServiceServicer_to_server(chat, server)
-    state_pb2_grpc.add_StateServiceServicer_to_server(State(), server)  # type: ignore[abstract]  # likewise
+    state_pb2_grpc.add_StateServiceServicer_to_server(State(chat), server)  # type: ignore[abstract]  # likewise
     if mode == "inprocess":
         channel = server.channel()
     else:
@@ -276,22 +281,22 @@ async def test_unimplemented(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_server_stream_in_order_then_error(mode: str) -> None:
-    async with served(mode) as (stub, _, _, _):
-        call = stub.WatchEvents(chat_pb2.WatchEventsRequest(tenant="ok:200"))
-        assert [message.last_seq async for message in call] == list(range(200))
+    async with served(mode) as (_, state, _, _):
+        call = state.WatchWorlds(state_pb2.WatchWorldsRequest(tenant="ok:200"))
+        assert [message.revision async for message in call] == list(range(200))
         seen = []
         with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012 - the messages before the error matter too
-            async for message in stub.WatchEvents(chat_pb2.WatchEventsRequest(tenant="fail:3")):
-                seen.append(message.last_seq)
+            async for message in state.WatchWorlds(state_pb2.WatchWorldsRequest(tenant="fail:3")):
+                seen.append(message.revision)
         assert seen == [0, 1, 2]
         assert from_rpc(caught.value).reason == "HALFWAY"
 
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_server_stream_cancel(mode: str) -> None:
-    async with served(mode) as (stub, _, chat, _):
-        call = stub.WatchEvents(chat_pb2.WatchEventsRequest(tenant="hang:1"))
-        assert (await call.read()).last_seq == 0
+    async with served(mode) as (_, state, chat, _):
+        call = state.WatchWorlds(state_pb2.WatchWorldsRequest(tenant="hang:1"))
+        assert (await call.read()).revision == 0
         await asyncio.wait_for(chat.entered.wait(), 5)
         call.cancel()
         await asyncio.wait_for(chat.cancelled.wait(), 5)
@@ -300,8 +305,8 @@ async def test_server_stream_cancel(mode: str) -> None:
 
 
 async def test_a_slow_reader_holds_up_the_writer() -> None:
-    async with served("inprocess") as (stub, _, chat, _):
-        call = stub.WatchEvents(chat_pb2.WatchEventsRequest(tenant=f"ok:{STREAM_WINDOW * 3}"))
+    async with served("inprocess") as (_, state, chat, _):
+        call = state.WatchWorlds(state_pb2.WatchWorldsRequest(tenant=f"ok:{STREAM_WINDOW * 3}"))
         await call.read()
         for _ in range(STREAM_WINDOW * 4):
             await asyncio.sleep(0)
@@ -344,9 +349,9 @@ async def test_stopping_the_server_ends_calls(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", MODES)
 async def test_a_stopping_room_ends_its_watches_with_a_reason(mode: str) -> None:
-    async with served(mode) as (stub, _, chat, stop):
-        call = stub.WatchEvents(chat_pb2.WatchEventsRequest(tenant="hang:1"))
-        assert (await call.read()).last_seq == 0
+    async with served(mode) as (_, state, chat, stop):
+        call = state.WatchWorlds(state_pb2.WatchWorldsRequest(tenant="hang:1"))
+        assert (await call.read()).revision == 0
         await asyncio.wait_for(chat.entered.wait(), 5)
         stopping = asyncio.create_task(stop())
         with pytest.raises(grpc.aio.AioRpcError) as caught:

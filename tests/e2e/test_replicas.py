@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from tests.e2e.conftest import ROSTER
 from tests.e2e.replicated import Replicated
+from tests.e2e.stack import Stack
 from tests.redis_server import redis_server
 
 WORLDS = [f"w{number}" for number in range(8)]
@@ -100,6 +102,39 @@ def test_two_replicas_share_the_worlds(game: Game) -> None:
     assert sorted(one["id"] for one in listed["worlds"]) == WORLDS
     for room in ("state", "sync", "chat"):
         assert min(game.stack.owners(room).values()) > 80
+
+
+def heard(edge: Stack, world: str, cursor: int) -> list[str]:
+    """What a client at some edge hears next in a world, polling on as long as nothing is said."""
+    for _ in range(TRIES):
+        response = edge.http.get(f"/v1/events?world={world}&cursor={cursor}&hold=20")
+        assert response.status_code in (200, 204), response.text
+        if response.status_code == 200 and response.json()["events"]:
+            return [event.get("text", "") for event in response.json()["events"]]
+    raise AssertionError(f"nothing was heard in {world}")
+
+
+def held_polls(edge: Stack) -> float:
+    lines = edge.http.get("/metrics").text.splitlines()
+    return sum(float(one.split()[-1]) for one in lines if one.startswith('earshot_connections{transport="poll"}'))
+
+
+def test_polls_at_another_edge_hear_of_their_worlds_whoever_owns_them_by_now(game: Game) -> None:
+    with game.stack.beside() as edge, ThreadPoolExecutor(len(WORLDS)) as pool:
+        for world in WORLDS:
+            game.read(world)
+        polls = {world: pool.submit(heard, edge, world, game.cursors[world]) for world in WORLDS}
+        game.stack.wait(lambda: held_polls(edge) == len(WORLDS), "no polls are held")
+        # Their worlds change hands while they wait.
+        game.stack.join("d")
+        game.stack.shared_by(3)
+        assert game.stack.stop("d") == {"d": 0}
+        game.stack.shared_by(2)
+        for world in WORLDS:
+            game.say(world, "Mara, who listens at the other door?")
+        for world, poll in polls.items():
+            assert poll.result(120), world
+    game.chapter("the other door")
 
 
 def test_one_joins_and_gets_its_share_while_worlds_are_played(game: Game) -> None:

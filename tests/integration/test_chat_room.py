@@ -137,9 +137,10 @@ async def test_killed_in_the_middle_of_turns_nothing_acknowledged_is_lost(tmp_pa
 async def test_over_sockets_as_in_process(tmp_path: Path) -> None:
     async with room(tmp_path) as (_, stub):
         end = (await stub.ListEvents(chat_pb2.ListEventsRequest(world=ref(), cursor=-1), timeout=5)).next_cursor
-        rung = stub.WatchEvents(chat_pb2.WatchEventsRequest())
+        rung = stub.WatchEvents()
+        await rung.write(chat_pb2.WatchEventsRequest(listen=[ref()]))
+        assert (await asyncio.wait_for(rung.read(), 5)).last_seq == end
         ringing = asyncio.ensure_future(rung.read())
-        await asyncio.sleep(0.2)
         poll = asyncio.ensure_future(
             stub.ListEvents(chat_pb2.ListEventsRequest(world=ref(), cursor=end, wait_ms=5000), timeout=10)
         )

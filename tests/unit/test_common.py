@@ -53,6 +53,17 @@ def test_errors_survive_both_ways_over_the_wire(kind: type[errors.EarshotError])
         )
 
 
+@pytest.mark.parametrize("owner", ["", "10.0.0.7:50052"])
+def test_who_is_not_the_owner_names_it_over_both_wires(owner: str) -> None:
+    error = errors.NotOwner(owner)
+    rpc = grpc.aio.AioRpcError(
+        error.code, grpc.aio.Metadata(), grpc.aio.Metadata(*errors.to_trailers(error)), details=error.message
+    )
+    for back in (errors.from_status(errors.to_status(error)), errors.from_rpc(rpc)):
+        assert isinstance(back, errors.NotOwner)
+        assert back.owner == owner
+
+
 def test_a_transport_failure_keeps_its_codes_defaults() -> None:
     rpc = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, grpc.aio.Metadata(), grpc.aio.Metadata(), details="x")
     error = errors.from_rpc(rpc)

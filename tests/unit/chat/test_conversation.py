@@ -10,7 +10,7 @@ import pytest
 from earshot.chat.v1 import chat_pb2
 
 from services.common.errors import from_rpc
-from tests.unit.chat.neighbours import TENANT, WORLD, Line, ref, tavern
+from tests.unit.chat.neighbours import WORLD, Line, ref, tavern
 
 REPLIED = chat_pb2.SAY_OUTCOME_REPLIED
 SILENT = chat_pb2.SAY_OUTCOME_SILENT
@@ -471,8 +471,10 @@ async def test_the_log_by_cursor_and_the_doorbell() -> None:
         rung: list[int] = []
 
         async def listen() -> None:
-            async for ring in room.chat.WatchEvents(chat_pb2.WatchEventsRequest(tenant=TENANT)):
-                assert ring.world.world == WORLD
+            watch = room.chat.WatchEvents()
+            await watch.write(chat_pb2.WatchEventsRequest(listen=[ref()]))
+            while (ring := await watch.read()) is not grpc.aio.EOF:
+                assert (ring.world.world, ring.elsewhere) == (WORLD, False)
                 rung.append(ring.last_seq)
 
         listener = asyncio.create_task(listen())

@@ -300,6 +300,16 @@ Say = Callable[[chat_pb2.SayRequest], chat_pb2.SayResponse]
 
 
 @dataclass
+class Watch:
+    """A watch on logs: the worlds that it listens to, and every one that it ever asked for."""
+
+    worlds: set[Key] = field(default_factory=set)
+    asked: list[Key] = field(default_factory=list)
+    rings: asyncio.Queue[chat_pb2.WatchEventsResponse | None] = field(default_factory=asyncio.Queue)
+    ended: bool = False
+
+
+@dataclass
 class FakeChat(chat_pb2_grpc.ChatServiceServicer):
     """One log a world; answers every utterance as `reply` says."""
 
@@ -310,8 +320,9 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
     hang: bool = False
     cancelled: int = 0
     first_kept: int = 1
-    watchers: list[asyncio.Queue[chat_pb2.WatchEventsResponse | None]] = field(default_factory=list)
-    watches: int = 0
+    watches: list[Watch] = field(default_factory=list)
+    # Worlds that another replica would keep.
+    elsewhere: set[Key] = field(default_factory=set)
     lists: int = 0
     decided: list[chat_pb2.DecideRequest] = field(default_factory=list)
     decision: chat_pb2.DecideResponse | None = None
@@ -324,10 +335,10 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
             seq=len(log) + 1, at_ms=1_700_000_000_000 + len(log), revision=3, conversation_id="c1", **event
         )
         log.append(entry)
-        for watcher in self.watchers:
-            watcher.put_nowait(
-                chat_pb2.WatchEventsResponse(world=type_pb2.WorldRef(tenant=tenant, world=world), last_seq=entry.seq)
-            )
+        for watch in self.watches:
+            if (tenant, world) in watch.worlds:
+                ref = type_pb2.WorldRef(tenant=tenant, world=world)
+                watch.rings.put_nowait(chat_pb2.WatchEventsResponse(world=ref, last_seq=entry.seq))
         return entry
 
     def utter(self, tenant: str, world: str, text: str) -> chat_pb2.Event:
@@ -382,17 +393,29 @@ class FakeChat(chat_pb2_grpc.ChatServiceServicer):
         events = log[start : start + (request.page_size or 64)]
         return chat_pb2.ListEventsResponse(events=events, next_cursor=start + len(events), resync=resync)
 
-    async def WatchEvents(
-        self, request: chat_pb2.WatchEventsRequest, context: Any
-    ) -> AsyncIterator[chat_pb2.WatchEventsResponse]:
-        self.watches += 1
-        queue: asyncio.Queue[chat_pb2.WatchEventsResponse | None] = asyncio.Queue()
-        self.watchers.append(queue)
+    async def WatchEvents(self, requests: Any, context: Any) -> AsyncIterator[chat_pb2.WatchEventsResponse]:
+        watch = Watch()
+        self.watches.append(watch)
+        following = asyncio.create_task(self._follow(requests, watch))
         try:
-            while (ring := await queue.get()) is not None:
+            while (ring := await watch.rings.get()) is not None:
                 yield ring
         finally:
-            self.watchers.remove(queue)
+            following.cancel()
+            watch.ended = True
+            watch.worlds.clear()
+
+    async def _follow(self, requests: Any, watch: Watch) -> None:
+        async for request in requests:
+            for ref in request.listen:
+                watch.asked.append(key_of(ref))
+                watch.worlds.add(key_of(ref))
+                ring = chat_pb2.WatchEventsResponse(world=ref, last_seq=len(self.logs[key_of(ref)]))
+                if key_of(ref) in self.elsewhere:
+                    ring.elsewhere = True
+                    watch.worlds.discard(key_of(ref))
+                watch.rings.put_nowait(ring)
+            watch.worlds -= {key_of(ref) for ref in request.leave}
 
     async def GetConversation(
         self, request: chat_pb2.GetConversationRequest, context: Any

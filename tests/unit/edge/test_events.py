@@ -179,13 +179,13 @@ async def test_a_lost_watch_is_renewed_and_nothing_is_missed() -> None:
     async with world() as edge:
         call = poll(edge, "cursor=0&hold=20")
         await ready(lambda: edge.chat.lists == 1)
-        edge.chat.watchers[0].put_nowait(None)
-        await ready(lambda: not edge.chat.watchers)
+        edge.chat.watches[0].rings.put_nowait(None)
+        await ready(lambda: edge.chat.watches[0].ended)
         # Said while nobody watches.
         edge.chat.utter("local", "w", "unheard ring")
         answer = await call
         assert [event["text"] for event in answer.json()["events"]] == ["unheard ring"]
-        assert edge.chat.watches == 2
+        assert len(edge.chat.watches) == 2
 
 
 async def test_the_gauge_follows_held_polls() -> None:
@@ -203,7 +203,8 @@ async def test_one_watch_serves_every_poll() -> None:
     async with world() as edge:
         calls = [poll(edge, "cursor=0&hold=20") for _ in range(50)]
         await asyncio.sleep(1)
-        assert edge.chat.watches == 1
+        assert edge.chat.lists == 50
+        assert [watch.asked for watch in edge.chat.watches] == [[("local", "w")]]
         edge.chat.utter("local", "w", "x")
         assert {len((await call).json()["events"]) for call in calls} == {1}
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from services.common.errors import Unavailable
+from services.edge.doorbell import LOOK_S
 from tests.unit.edge.fakes import World, world
 
 
@@ -140,7 +141,7 @@ async def test_a_chat_that_goes_away_ends_the_stream_with_a_reason() -> None:
         await stream.next()
         await asyncio.sleep(1)
         edge.chat.failure = Unavailable("away")
-        edge.edge.doorbell.ring_all()
+        edge.chat.utter("local", "w", "x")
         event = await stream.next()
         assert event["event"] == "error"
         assert json.loads(event["data"])["error"]["retryable"] is True
@@ -151,7 +152,8 @@ async def test_a_client_that_leaves_ends_its_stream() -> None:
     async with world() as edge:
         async with streaming(edge, "world=w&cursor=0") as stream:
             await stream.next()
-        assert not edge.edge.doorbell._listeners
+        await asyncio.sleep(3 * LOOK_S)
+        assert not edge.chat.watches[-1].worlds
         assert not edge.edge.events.polls._all
 
 

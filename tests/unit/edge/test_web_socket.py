@@ -187,7 +187,7 @@ async def test_a_chat_that_goes_away_ends_the_stream_with_a_reason() -> None:
         await socket.next()
         await asyncio.sleep(1)
         edge.chat.failure = Unavailable("away")
-        edge.edge.doorbell.ring_all()
+        edge.chat.utter("local", "w", "x")
         assert (await socket.next())["error"]["retryable"] is True
         assert await socket.next() == {"type": "websocket.close", "code": SERVER_ERROR}
 

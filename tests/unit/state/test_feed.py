@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from earshot.state.v1 import state_pb2
@@ -11,8 +11,9 @@ from earshot.type.v1 import type_pb2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.common.ownership import partition_of
 from services.state.change import Change, Lane
-from services.state.feed import Doorbells, Feed
+from services.state.feed import KEPT, Doorbells, Feed
 from tests.unit.state.room import NPC, PLAYER, WORLD, Room, Rows, running
 
 HIGH, MEDIUM, LOW = type_pb2.LANE_HIGH, type_pb2.LANE_MEDIUM, type_pb2.LANE_LOW
@@ -36,11 +37,13 @@ class Watch:
 
 
 @asynccontextmanager
-async def watching(room: Room, tenant: str = "", token: str = "") -> AsyncIterator[Watch]:
+async def watching(
+    room: Room, tenant: str = "", token: str = "", partitions: Sequence[int] = ()
+) -> AsyncIterator[Watch]:
     watch = Watch()
 
     async def follow() -> None:
-        request = state_pb2.WatchNpcsRequest(tenant=tenant, resume_token=token)
+        request = state_pb2.WatchNpcsRequest(tenant=tenant, resume_token=token, partitions=partitions)
         async for response in room.stub.WatchNpcs(request):
             watch.told += response.changes
             watch.gap, watch.token = response.gap, response.resume_token
@@ -202,6 +205,36 @@ class TestFeed:
         for token in ("", "life", "life.", "life.x", "life.-1", "life.2", "life.1e3"):
             assert feed.after(token).gap, token
 
+    def test_a_watcher_of_some_partitions_is_rung_and_told_of_their_worlds_alone(self) -> None:
+        feed = Feed("life")
+        here, there = partition_of("t", "here"), partition_of("t", "there")
+        assert here != there
+        start, bell, all_bell = feed.token, feed.bell(frozenset({here})), feed.bell()
+        feed.append(("t", "there"), [self.change("mara", 1)])
+        assert (bell.is_set(), all_bell.is_set()) == (False, True)
+        page = feed.after(start, partitions=frozenset({here}))
+        assert (page.told, page.token) == ((), feed.token)
+        feed.append(("t", "here"), [self.change("pete", 2)])
+        assert bell.is_set()
+        assert [told.change.npc for told in feed.after(start, partitions=frozenset({here})).told] == ["pete"]
+        assert [told.change.npc for told in feed.after(start).told] == ["mara", "pete"]
+
+    def test_a_watcher_of_quiet_worlds_moves_on_before_its_place_is_forgotten(self) -> None:
+        feed = Feed("life")
+        here = partition_of("t", "here")
+        token, bell = feed.token, feed.bell(frozenset({here}))
+        other = next(str(n) for n in range(99) if partition_of("t", str(n)) != here)
+        rung = 0
+        for revision in range(3 * KEPT // 64):
+            feed.append(("t", other), [self.change(str(npc), revision) for npc in range(64)])
+            if bell.is_set():
+                bell.clear()
+                rung += 1
+                page = feed.after(token, partitions=frozenset({here}))
+                assert (page.gap, page.told) == (False, ())
+                token = page.token
+        assert 3 <= rung <= 16
+
     @settings(max_examples=100, deadline=None)
     @given(
         st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(list(Lane)))),
@@ -221,6 +254,28 @@ class TestFeed:
         for revision, (npc, lane) in enumerate(told[start:], start):
             expected[npc] = (revision, min(lane, expected.get(npc, (0, lane))[1]))
         assert {t.change.npc: (t.change.revision, t.change.lane) for t in page.told} == expected
+
+
+async def test_listing_and_watching_some_partitions() -> None:
+    async with running() as room:
+        here, there = partition_of("t", "w"), (partition_of("t", "w") + 1) % 256
+        await room.snapshot(PAIR)
+        for partitions, expected in (([here], 1), ([there], 0), ([there, here], 1), ([], 1)):
+            request = state_pb2.ListNpcsRequest(partitions=partitions)
+            assert len((await room.stub.ListNpcs(request, timeout=5)).npcs) == expected
+        async with watching(room, partitions=[here]) as mine, watching(room, partitions=[there]) as other:
+            await room.snapshot({"pete": (NPC, 50, 0), "ann": (PLAYER, 5, 0)})
+            assert [npc for npc, _, _ in await mine.taken()] == ["pete"]
+            assert await other.taken() == []
+            assert not other.gap
+
+
+async def test_a_doorbell_of_some_partitions() -> None:
+    bells = Doorbells()
+    bell = bells.open("", frozenset({partition_of("t", "here")}))
+    bells.ring(("t", "there"), 1, closed=False)
+    bells.ring(("t", "here"), 2, closed=False)
+    assert [(ring.ref, ring.revision) for ring in await bell.next()] == [(("t", "here"), 2)]
 
 
 async def test_a_doorbell_keeps_only_the_latest_of_a_world() -> None:

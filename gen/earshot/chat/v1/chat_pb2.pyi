@@ -622,17 +622,27 @@ Global___ActionEvent: _TypeAlias = ActionEvent  # noqa: Y015
 class WatchEventsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
-    TENANT_FIELD_NUMBER: _builtins.int
-    tenant: _builtins.str
-    """"" = every tenant this replica owns (an edge)."""
+    LISTEN_FIELD_NUMBER: _builtins.int
+    LEAVE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def listen(self) -> _containers.RepeatedCompositeFieldContainer[_type_pb2.WorldRef]:
+        """Ring for these from now on; each is answered at once with where its log ends: who listens first and then compares
+        that with what it has read misses nothing.
+        """
+
+    @_builtins.property
+    def leave(self) -> _containers.RepeatedCompositeFieldContainer[_type_pb2.WorldRef]:
+        """Ring for these no more."""
+
     def __init__(
         self,
         *,
-        tenant: _builtins.str = ...,
+        listen: _abc.Iterable[_type_pb2.WorldRef] | None = ...,
+        leave: _abc.Iterable[_type_pb2.WorldRef] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["tenant", b"tenant"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leave", b"leave", "listen", b"listen"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -644,7 +654,10 @@ class WatchEventsResponse(_message.Message):
 
     WORLD_FIELD_NUMBER: _builtins.int
     LAST_SEQ_FIELD_NUMBER: _builtins.int
+    ELSEWHERE_FIELD_NUMBER: _builtins.int
     last_seq: _builtins.int
+    elsewhere: _builtins.bool
+    """Another replica keeps the world's log (now): nothing more is told of it here until it is named again."""
     @_builtins.property
     def world(self) -> _type_pb2.WorldRef: ...
     def __init__(
@@ -652,10 +665,11 @@ class WatchEventsResponse(_message.Message):
         *,
         world: _type_pb2.WorldRef | None = ...,
         last_seq: _builtins.int = ...,
+        elsewhere: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["world", b"world"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["last_seq", b"last_seq", "world", b"world"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["elsewhere", b"elsewhere", "last_seq", b"last_seq", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

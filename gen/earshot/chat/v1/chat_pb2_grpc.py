@@ -49,7 +49,7 @@ class ChatServiceStub:
                 request_serializer=earshot_dot_chat_dot_v1_dot_chat__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=earshot_dot_chat_dot_v1_dot_chat__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
-        self.WatchEvents = channel.unary_stream(
+        self.WatchEvents = channel.stream_stream(
                 '/earshot.chat.v1.ChatService/WatchEvents',
                 request_serializer=earshot_dot_chat_dot_v1_dot_chat__pb2.WatchEventsRequest.SerializeToString,
                 response_deserializer=earshot_dot_chat_dot_v1_dot_chat__pb2.WatchEventsResponse.FromString,
@@ -110,8 +110,9 @@ class ChatServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
-    def WatchEvents(self, request, context):
-        """WatchEvents is a doorbell: which worlds have events past which number. Readers fetch with ListEvents.
+    def WatchEvents(self, request_iterator, context):
+        """WatchEvents is a doorbell for the worlds that the caller names while it goes on: whose log ends where now. Readers
+        fetch with ListEvents. One stream a replica; nothing is told of worlds that nobody here listens to.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -176,7 +177,7 @@ def add_ChatServiceServicer_to_server(servicer, server):
                     request_deserializer=earshot_dot_chat_dot_v1_dot_chat__pb2.ListEventsRequest.FromString,
                     response_serializer=earshot_dot_chat_dot_v1_dot_chat__pb2.ListEventsResponse.SerializeToString,
             ),
-            'WatchEvents': grpc.unary_stream_rpc_method_handler(
+            'WatchEvents': grpc.stream_stream_rpc_method_handler(
                     servicer.WatchEvents,
                     request_deserializer=earshot_dot_chat_dot_v1_dot_chat__pb2.WatchEventsRequest.FromString,
                     response_serializer=earshot_dot_chat_dot_v1_dot_chat__pb2.WatchEventsResponse.SerializeToString,
@@ -304,7 +305,7 @@ class ChatService:
             _registered_method=True)
 
     @staticmethod
-    def WatchEvents(request,
+    def WatchEvents(request_iterator,
             target,
             options=(),
             channel_credentials=None,
@@ -314,8 +315,8 @@ class ChatService:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_stream(
-            request,
+        return grpc.experimental.stream_stream(
+            request_iterator,
             target,
             '/earshot.chat.v1.ChatService/WatchEvents',
             earshot_dot_chat_dot_v1_dot_chat__pb2.WatchEventsRequest.SerializeToString,

@@ -37,8 +37,10 @@ class ChatServiceStub:
     """Decide asks an NPC for actions without chat through the same floor and limits (C13)."""
     ListEvents: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListEventsRequest, _chat_pb2.ListEventsResponse]
     """ListEvents reads the world's log after a cursor."""
-    WatchEvents: _grpc.UnaryStreamMultiCallable[_chat_pb2.WatchEventsRequest, _chat_pb2.WatchEventsResponse]
-    """WatchEvents is a doorbell: which worlds have events past which number. Readers fetch with ListEvents."""
+    WatchEvents: _grpc.StreamStreamMultiCallable[_chat_pb2.WatchEventsRequest, _chat_pb2.WatchEventsResponse]
+    """WatchEvents is a doorbell for the worlds that the caller names while it goes on: whose log ends where now. Readers
+    fetch with ListEvents. One stream a replica; nothing is told of worlds that nobody here listens to.
+    """
     GetConversation: _grpc.UnaryUnaryMultiCallable[_chat_pb2.GetConversationRequest, _chat_pb2.GetConversationResponse]
     ListConversations: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ListConversationsRequest, _chat_pb2.ListConversationsResponse]
     ExplainTurn: _grpc.UnaryUnaryMultiCallable[_chat_pb2.ExplainTurnRequest, _chat_pb2.ExplainTurnResponse]
@@ -61,8 +63,10 @@ class ChatServiceAsyncStub(ChatServiceStub):
     """Decide asks an NPC for actions without chat through the same floor and limits (C13)."""
     ListEvents: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListEventsRequest, _chat_pb2.ListEventsResponse]  # type: ignore[assignment]
     """ListEvents reads the world's log after a cursor."""
-    WatchEvents: _aio.UnaryStreamMultiCallable[_chat_pb2.WatchEventsRequest, _chat_pb2.WatchEventsResponse]  # type: ignore[assignment]
-    """WatchEvents is a doorbell: which worlds have events past which number. Readers fetch with ListEvents."""
+    WatchEvents: _aio.StreamStreamMultiCallable[_chat_pb2.WatchEventsRequest, _chat_pb2.WatchEventsResponse]  # type: ignore[assignment]
+    """WatchEvents is a doorbell for the worlds that the caller names while it goes on: whose log ends where now. Readers
+    fetch with ListEvents. One stream a replica; nothing is told of worlds that nobody here listens to.
+    """
     GetConversation: _aio.UnaryUnaryMultiCallable[_chat_pb2.GetConversationRequest, _chat_pb2.GetConversationResponse]  # type: ignore[assignment]
     ListConversations: _aio.UnaryUnaryMultiCallable[_chat_pb2.ListConversationsRequest, _chat_pb2.ListConversationsResponse]  # type: ignore[assignment]
     ExplainTurn: _aio.UnaryUnaryMultiCallable[_chat_pb2.ExplainTurnRequest, _chat_pb2.ExplainTurnResponse]  # type: ignore[assignment]
@@ -104,10 +108,12 @@ class ChatServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def WatchEvents(
         self,
-        request: _chat_pb2.WatchEventsRequest,
+        request_iterator: _MaybeAsyncIterator[_chat_pb2.WatchEventsRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_chat_pb2.WatchEventsResponse], _abc.AsyncIterator[_chat_pb2.WatchEventsResponse]]:
-        """WatchEvents is a doorbell: which worlds have events past which number. Readers fetch with ListEvents."""
+        """WatchEvents is a doorbell for the worlds that the caller names while it goes on: whose log ends where now. Readers
+        fetch with ListEvents. One stream a replica; nothing is told of worlds that nobody here listens to.
+        """
 
     @_abc_1.abstractmethod
     def GetConversation(

@@ -382,6 +382,7 @@ class Status(_message.Message):
     MESSAGE_FIELD_NUMBER: _builtins.int
     RETRYABLE_FIELD_NUMBER: _builtins.int
     RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    OWNER_FIELD_NUMBER: _builtins.int
     code: _builtins.int
     """google.rpc.Code as a number; 0 = OK."""
     reason: _builtins.str
@@ -389,6 +390,8 @@ class Status(_message.Message):
     message: _builtins.str
     retryable: _builtins.bool
     retry_after_ms: _builtins.int
+    owner: _builtins.str
+    """Of NOT_OWNER: address of the replica that owns the world, "" = not known."""
     def __init__(
         self,
         *,
@@ -397,10 +400,11 @@ class Status(_message.Message):
         message: _builtins.str = ...,
         retryable: _builtins.bool = ...,
         retry_after_ms: _builtins.int = ...,
+        owner: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "retryable", b"retryable"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message", "owner", b"owner", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "retryable", b"retryable"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
