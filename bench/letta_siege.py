@@ -19,8 +19,8 @@ from bench.result import Result
 from bench.troupe import troupe
 from services.demo.frame import Frame, Step
 from services.sync.agents.embodiments import Embodiments
-from services.sync.reconciler import TOGETHER
 from services.sync.schedule.due import Lane
+from services.sync.storms import TOGETHER
 
 # Goal: milliseconds.
 P95_MS = 300.0

@@ -7,9 +7,8 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from weakref import WeakValueDictionary
 
 from services.common import tracing
 from services.common.clock import Clock
@@ -28,19 +27,17 @@ from services.sync.context import Context, Key
 from services.sync.crew import Crew
 from services.sync.reader import Change, StateReader
 from services.sync.routing.endpoint import Tripped
-from services.sync.routing.gate import Gate
 from services.sync.runtimes.port import RuntimeFault
 from services.sync.schedule.due import Lane, due_at, schedules
 from services.sync.schedule.lanes import Lanes
-from services.sync.schedule.urgency import Urgency, WriteBudget, urgency
+from services.sync.schedule.urgency import urgency
+from services.sync.storms import Storms
 from services.sync.summary import Summaries
 
 # Time for one reconciliation in the background; for the writes in it.
 WORK_S, WRITE_S = 15.0, 5.0
 # Slots beyond its own that only the high lane may take.
 RESERVE = 2
-# Urgent writes of one world at a time, of those within its budget: more only wait for each other in the server.
-TOGETHER = 2
 # While requests keep the loop busy, what is due waits so long: turns write what they need by themselves.
 PUT_OFF_S = 1.0
 RETRY_MIN_S, RETRY_MAX_S = 0.5, 20.0
@@ -81,16 +78,12 @@ class Reconciler:
         self._rng = rng
         self._schedule = schedules(settings.dirty_heard_max_s)[settings.schedule]
         self._restarts = self._schedule.restarts
-        self._budget = (
-            WriteBudget(settings.urgent_writes_per_s, settings.urgent_burst) if settings.schedule == "lazy" else None
-        )
+        self._storms = Storms(settings)
         self._lanes: Lanes[Key] = Lanes()
         self._wake = asyncio.Event()
         self._in_flight = 0
         # Half of what a runtime takes at a time, so that a turn finds room.
         self._slots = max(settings.runtime_concurrency // 2, 1)
-        # By world, for as long as something is written or waits there.
-        self._storms: WeakValueDictionary[tuple[str, str], Gate] = WeakValueDictionary()
 
     # -- the feed --------------------------------------------------------------------------------------------------
 
@@ -137,10 +130,7 @@ class Reconciler:
         if entry.dirty is None or due is None or entry.closed:
             self._lanes.drop(entry.key)
         else:
-            rank = 0
-            if self._budget is not None and self._paced(entry) and entry.urgency is not None:
-                due = max(due, min(self._budget.next_at(entry.world, entry.urgency), self._latest(entry)))
-                rank = 2 * entry.urgency + (not entry.heard)
+            due, rank = self._storms.place(entry, due)
             self._lanes.put(entry.key, entry.dirty.lane, max(due, entry.retry_at), rank)
         self._wake.set()
 
@@ -149,21 +139,6 @@ class Reconciler:
         if entry.dirty is None or (entry.kept_here and not entry.dirty.forced):
             return None
         return due_at(self._schedule, entry.dirty)
-
-    def _paced(self, entry: Entry) -> bool:
-        """Whether it is one of the urgent changes that share their world's budget, and may still wait for it."""
-        dirty = entry.dirty
-        return (
-            self._budget is not None
-            and dirty is not None
-            and dirty.lane is Lane.HIGH
-            and not dirty.forced
-            and _now() < self._latest(entry)
-        )
-
-    def _latest(self, entry: Entry) -> float:
-        """When what is urgent of it goes out, budget or not."""
-        return entry.urgent_since + self.settings.urgent_wait_max_s
 
     # -- the loop --------------------------------------------------------------------------------------------------
 
@@ -196,20 +171,13 @@ class Reconciler:
             entry = self.agents.entries.get(item[0])
             if entry is None or entry.working or entry.dirty is None:
                 continue
-            if not self._afforded(entry):
+            if not self._storms.pay(entry):
                 self.metrics.sync_postponed.inc()
                 self.schedule(entry)
                 continue
             entry.working = True
             self._in_flight += 1
             self.crew.spawn(self._work(entry, item[1]), "sync.refresh")
-
-    def _afforded(self, entry: Entry) -> bool:
-        """Pay for it out of its world's budget, as urgent as it was found: what has to wait reads nothing."""
-        if self._budget is None or entry.urgency is None or not self._paced(entry):
-            return True
-        entry.paid = self._budget.take(entry.world, entry.urgency, _now())
-        return entry.paid
 
     async def _work(self, entry: Entry, lane: Lane) -> None:
         entry.last_lane = lane
@@ -227,7 +195,7 @@ class Reconciler:
             _log.error("reconcile_failed", error=type(error).__name__, exc_info=error)
             self._later(entry, Internal("a defect; see the log"))
         finally:
-            self._refund(entry)
+            self._storms.refund(entry)
             entry.working = False
             self._in_flight -= 1
             self.schedule(entry)
@@ -282,8 +250,8 @@ class Reconciler:
             entry.dirty = None
             return None
         news = urgency(entry.told, vitals(context))
-        paced_now = paced and bool(agent.agent_id) and self._paced(entry)
-        if paced_now and news is not None and not self._admit(entry, news):
+        paced_now = paced and bool(agent.agent_id) and self._storms.share(entry)
+        if paced_now and news is not None and not self._storms.admit(entry, news):
             return None
         desired = self.agents.render(entry, context, agent)
         if paced_now and news is None:
@@ -299,38 +267,16 @@ class Reconciler:
         wanted = desired if made or force or distrust or not paced else self._hurried(entry, desired)
         # Who asked for it said how long it may take; in the background a server that hangs is left sooner.
         timeout = max(min(deadline - _now(), WRITE_S if paced else timeout), 0.001)
-        async with self._place(entry, deadline) if paced_now else nullcontext():
+        async with self._storms.slot(entry, deadline) if paced_now else nullcontext():
             written = await self.agents.bring(entry, agent, context, wanted, lane=lane, timeout=timeout, force=force)
         if written.fault is not None:
             raise written.fault
         self.confirm(entry, context, desired)
         return Outcome(desired, agent, written.labels)
 
-    def _place(self, entry: Entry, deadline: float) -> AbstractAsyncContextManager[None]:
-        """One of the places for urgent writes of its world. Raises TimedOut without effect."""
-        gate = self._storms.get(entry.world)
-        if gate is None:
-            gate = self._storms[entry.world] = Gate(TOGETHER)
-        return gate.slot(Lane.HIGH, max(deadline - _now(), 0.001))
-
-    def _admit(self, entry: Entry, news: Urgency) -> bool:
-        """Whether what is urgent goes out now; its world's budget may be spent."""
-        if entry.paid and entry.urgency == news:
-            entry.paid = False
-            return True
-        self._refund(entry)
-        entry.urgency = news
-        return self._budget is None or self._budget.take(entry.world, news, _now())
-
-    def _refund(self, entry: Entry) -> None:
-        """Give back what was paid for a write that is not made."""
-        if entry.paid and self._budget is not None:
-            self._budget.give_back(entry.world)
-        entry.paid = False
-
     def _hurried(self, entry: Entry, desired: Desired) -> Desired:
         """What the schedule writes in the background: blocks that only a turn needs wait for their turn."""
-        if self._budget is None or entry.dirty is None or entry.dirty.forced:
+        if self.settings.schedule != "lazy" or entry.dirty is None or entry.dirty.forced:
             return desired
         return desired.only(URGENT) if entry.dirty.lane is Lane.HIGH else desired.without(LEISURELY)
 
