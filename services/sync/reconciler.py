@@ -27,7 +27,7 @@ from services.sync.context import Context, Key
 from services.sync.crew import Crew
 from services.sync.reader import Change, StateReader
 from services.sync.routing.endpoint import Tripped
-from services.sync.runtimes.port import RuntimeFault
+from services.sync.runtimes.port import Missing, RuntimeFault
 from services.sync.schedule.due import Lane, due_at, schedules
 from services.sync.schedule.lanes import Lanes
 from services.sync.schedule.urgency import urgency
@@ -240,39 +240,62 @@ class Reconciler:
         deadline = _now() + timeout
         with tracing.span("read", stage="read"):
             context = await self.current(entry, min_revision, timeout)
-        if context.closed:
-            entry.dirty = None
-            return None
-        endpoint = self.agents.chain.primary(context.profile)
-        entry.primary = endpoint.home
-        agent = self.agents.embodiment(entry, endpoint)
-        if not agent.agent_id and not (entry.heard or context.heard or create):
+        agent = self._agent(entry, context, create=create)
+        if agent is None:
             entry.dirty = None
             return None
         news = urgency(entry.told, vitals(context))
-        paced_now = paced and bool(agent.agent_id) and self._storms.share(entry)
-        if paced_now and news is not None and not self._storms.admit(entry, news):
+        shared = paced and bool(agent.agent_id) and self._storms.share(entry)
+        if shared and news is not None and not self._storms.admit(entry, news):
             return None
         desired = self.agents.render(entry, context, agent)
-        if paced_now and news is None:
+        if shared and news is None:
             entry.eased(desired, None, agent.record.missing(desired), _now())
             return None
         force, distrust = entry.rewrite, entry.distrust
         entry.rewrite = entry.distrust = False
-        made = await self.agents.ensure(agent, context, desired, lane=lane, timeout=deadline - _now())
-        labels = [block.label for block in desired.blocks] if distrust else []
-        if not made and (agent.suspects() or distrust):
-            drifted = await agent.read_back(lane=lane, timeout=deadline - _now(), labels=labels)
-            self.metrics.block_writes.labels(lane.name.lower(), "drift").inc(len(drifted))
-        wanted = desired if made or force or distrust or not paced else self._hurried(entry, desired)
-        # Who asked for it said how long it may take; in the background a server that hangs is left sooner.
-        timeout = max(min(deadline - _now(), WRITE_S if paced else timeout), 0.001)
-        async with self._storms.slot(entry, deadline) if paced_now else nullcontext():
-            written = await self.agents.bring(entry, agent, context, wanted, lane=lane, timeout=timeout, force=force)
-        if written.fault is not None:
-            raise written.fault
+        try:
+            made = await self._ensure(agent, context, desired, lane=lane, deadline=deadline, distrust=distrust)
+            wanted = desired if made or force or distrust or not paced else self._hurried(entry, desired)
+            # Who asked for it said how long it may take; in the background a server that hangs is left sooner.
+            timeout = max(min(deadline - _now(), WRITE_S if paced else timeout), 0.001)
+            async with self._storms.slot(entry, deadline) if shared else nullcontext():
+                written = await self.agents.bring(
+                    entry, agent, context, wanted, lane=lane, timeout=timeout, force=force
+                )
+            if written.fault is not None:
+                raise written.fault
+        except BaseException:
+            # What was asked for is still to be done.
+            entry.rewrite, entry.distrust = entry.rewrite or force, entry.distrust or distrust
+            raise
         self.confirm(entry, context, desired)
         return Outcome(desired, agent, written.labels)
+
+    def _agent(self, entry: Entry, context: Context, *, create: bool) -> Embodiment | None:
+        """The NPC's agent in the runtime that its profile prefers, perhaps still to be made; None = it needs none."""
+        if context.closed:
+            return None
+        endpoint = self.agents.chain.primary(context.profile)
+        entry.primary = endpoint.home
+        agent = self.agents.embodiment(entry, endpoint)
+        return agent if agent.agent_id or entry.heard or context.heard or create else None
+
+    async def _ensure(
+        self, agent: Embodiment, context: Context, desired: Desired, *, lane: Lane, deadline: float, distrust: bool
+    ) -> bool:
+        """An agent of which one knows what it holds; True when it was made now. distrust: read back all of it."""
+        made = await self.agents.ensure(agent, context, desired, lane=lane, timeout=deadline - _now())
+        if made or not (agent.suspects() or distrust):
+            return made
+        labels = [block.label for block in desired.blocks] if distrust else []
+        try:
+            drifted = await agent.read_back(lane=lane, timeout=deadline - _now(), labels=labels)
+        except Missing:
+            agent.forget_agent()
+            return await self.agents.ensure(agent, context, desired, lane=lane, timeout=deadline - _now())
+        self.metrics.block_writes.labels(lane.name.lower(), "drift").inc(len(drifted))
+        return False
 
     def _hurried(self, entry: Entry, desired: Desired) -> Desired:
         """What the schedule writes in the background: blocks that only a turn needs wait for their turn."""

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from earshot.sync.v1 import sync_pb2
 from earshot.type.v1 import type_pb2
 
 from services.sync.runtimes.port import ServerFault, TimedOut
@@ -200,4 +201,41 @@ async def test_refresh_with_invalidate_repairs_drift() -> None:
         await sync.refresh("mara", wait=True)
         assert runtime.agent().blocks["situation"] == TAMPERED
         await sync.refresh("mara", invalidate=True, wait=True)
+        assert "the Lantern" in runtime.agent().blocks["situation"]
+
+
+async def test_an_invalidation_that_fails_is_tried_until_it_is_done() -> None:
+    runtime = FakeRuntime()
+    async with room(runtime, drift_every_s=1e6) as sync:
+        sync.state.put(place="the Lantern")
+        await asyncio.sleep(1)
+        runtime.agent().blocks["persona"] = TAMPERED
+        runtime.plan("read", *[Plan(fault=ServerFault("500"))] * 2)
+        (result,) = await sync.refresh("mara", invalidate=True, wait=True)
+        assert result.outcome == sync_pb2.REFRESH_OUTCOME_PENDING
+        await asyncio.sleep(10)
+        assert "You are Mara." in runtime.agent().blocks["persona"]
+        assert (labels(runtime), counted(sync)) == (["persona"], 1)
+
+
+async def test_a_forced_write_that_fails_is_tried_until_it_is_done() -> None:
+    runtime = FakeRuntime()
+    async with room(runtime, drift_every_s=1e6) as sync:
+        sync.state.put(place="the Lantern")
+        await asyncio.sleep(1)
+        runtime.plan("write", *[Plan(fault=ServerFault("500"))] * 10)
+        (result,) = await sync.refresh("mara", force=True, wait=True)
+        assert result.outcome == sync_pb2.REFRESH_OUTCOME_PENDING
+        await asyncio.sleep(60)
+        assert set(labels(runtime)) == set(runtime.agent().blocks)
+
+
+async def test_an_invalidated_agent_that_somebody_deleted_is_made_anew() -> None:
+    runtime = FakeRuntime()
+    async with room(runtime, drift_every_s=1e6) as sync:
+        sync.state.put(place="the Lantern")
+        await asyncio.sleep(1)
+        runtime.agents.clear()
+        (result,) = await sync.refresh("mara", invalidate=True, wait=True)
+        assert result.outcome == sync_pb2.REFRESH_OUTCOME_CONFIRMED
         assert "the Lantern" in runtime.agent().blocks["situation"]
