@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from services.common.errors import Unavailable
 from services.common.logs import get_logger
+from services.sync.agents.hold import AgentBusy, TurnHold
 from services.sync.agents.record import SUSPECT_S, AgentRecord, Held
 from services.sync.blocks.desired import Desired, digest
 from services.sync.routing.endpoint import Endpoint
@@ -30,21 +30,10 @@ from services.sync.schedule.due import Lane
 from services.sync.speech.prompt import UNHEARD
 from services.sync.store import Intent, SyncStore
 
-# Longest wait for an agent that is busy with another turn, seconds; then AGENT_BUSY.
-BUSY_WAIT_S = 2.0
 CREATE_S = 10.0
 LOOK_UP_S = 5.0
 
 _log = get_logger("sync")
-
-
-class AgentBusy(Unavailable):
-    """The agent executes another turn, or nobody knows yet whether it still does."""
-
-    default_reason = "AGENT_BUSY"
-
-    def __init__(self) -> None:
-        super().__init__("the agent is busy with another turn", retry_after_ms=500)
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,34 +381,6 @@ async def _outcome(step: Awaitable[bool]) -> bool | BaseException:
         return await step
     except RuntimeFault as fault:
         return fault
-
-
-class TurnHold:
-    """The right to ask an agent; given back once, by whoever has it last."""
-
-    def __init__(self, lock: asyncio.Lock) -> None:
-        self._lock = lock
-        self._kept = False
-        self._released = False
-        self.abandoned_at: float | None = None
-
-    def keep(self) -> None:
-        """Somebody else gives it back, by `release`."""
-        self._kept = True
-
-    def abandon(self) -> None:
-        """Nobody waits for the turn any more."""
-        if self.abandoned_at is None:
-            self.abandoned_at = _now()
-
-    def leave(self) -> None:
-        if not self._kept:
-            self.release()
-
-    def release(self) -> None:
-        if not self._released:
-            self._released = True
-            self._lock.release()
 
 
 def _now() -> float:

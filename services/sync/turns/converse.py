@@ -15,8 +15,8 @@ from contextlib import aclosing
 from services.common import tracing
 from services.common.errors import Conflict, DeadlineExceeded, EarshotError, Overloaded, Unavailable
 from services.common.logs import get_logger
-from services.sync.agents.embodiment import BUSY_WAIT_S, AgentBusy
 from services.sync.agents.entry import Entry
+from services.sync.agents.hold import BUSY_WAIT_S, AgentBusy
 from services.sync.context import Context, Place
 from services.sync.degraded import reply_cache
 from services.sync.degraded.reply_cache import CacheKey

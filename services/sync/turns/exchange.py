@@ -13,7 +13,8 @@ from contextlib import aclosing
 from services.common import tracing
 from services.common.errors import EarshotError
 from services.common.logs import get_logger
-from services.sync.agents.embodiment import LOOK_UP_S, Embodiment, TurnHold
+from services.sync.agents.embodiment import LOOK_UP_S, Embodiment
+from services.sync.agents.hold import TurnHold
 from services.sync.crew import Crew
 from services.sync.routing.endpoint import Endpoint
 from services.sync.routing.metering import Meter
