@@ -130,7 +130,7 @@ class Reconciler:
         if entry.dirty is None or due is None or entry.closed:
             self._lanes.drop(entry.key)
         else:
-            due, rank = self._storms.place(entry, due)
+            due, rank = self._storms.place(entry, due, _now())
             self._lanes.put(entry.key, entry.dirty.lane, max(due, entry.retry_at), rank)
         self._wake.set()
 
@@ -171,7 +171,7 @@ class Reconciler:
             entry = self.agents.entries.get(item[0])
             if entry is None or entry.working or entry.dirty is None:
                 continue
-            if not self._storms.pay(entry):
+            if not self._storms.pay(entry, _now()):
                 self.metrics.sync_postponed.inc()
                 self.schedule(entry)
                 continue
@@ -245,8 +245,8 @@ class Reconciler:
             entry.dirty = None
             return None
         news = urgency(entry.told, vitals(context))
-        shared = paced and bool(agent.agent_id) and self._storms.share(entry)
-        if shared and news is not None and not self._storms.admit(entry, news):
+        shared = paced and bool(agent.agent_id) and self._storms.share(entry, _now())
+        if shared and news is not None and not self._storms.admit(entry, news, _now()):
             return None
         desired = self.agents.render(entry, context, agent)
         if shared and news is None:
@@ -259,7 +259,7 @@ class Reconciler:
             wanted = desired if made or force or distrust or not paced else self._hurried(entry, desired)
             # Who asked for it said how long it may take; in the background a server that hangs is left sooner.
             timeout = max(min(deadline - _now(), WRITE_S if paced else timeout), 0.001)
-            async with self._storms.slot(entry, deadline) if shared else nullcontext():
+            async with self._storms.slot(entry, max(deadline - _now(), 0.001)) if shared else nullcontext():
                 written = await self.agents.bring(
                     entry, agent, context, wanted, lane=lane, timeout=timeout, force=force
                 )
