@@ -58,10 +58,10 @@ class Part:
 
 PARTS = {
     "cluster": Part(("cluster", "--rounds=5"), 120),
-    "ingest": Part(("ingest",), 300),
+    "ingest": Part(("ingest", "--rounds=2"), 300),
     "profile of a snapshot": Part(("ingest", "--profile", "--seconds=4"), 180),
-    "sync": Part(("sync", "--seconds=60"), 240),
-    "hour": Part(("hour", "--seconds=60"), 240),
+    "sync": Part(("sync", "--seconds=60"), 300),
+    "hour": Part(("hour", "--seconds=40"), 240),
     "load": Part(("load",), 180),
     "chat": Part(("chat", "--brief"), 240),
     "profile of a turn": Part(("chat", "--profile", "--seconds=10"), 120),
@@ -69,9 +69,9 @@ PARTS = {
     "runtimes": Part(("runtimes",), 150),
     "recall": Part(("recall",), 240),
     "edge": Part(("edge", "--seconds=6"), 400),
-    "telemetry": Part(("telemetry", "--rounds=3"), 180),
+    "telemetry": Part(("telemetry", "--rounds=2"), 180),
     "scale": Part(("scale",), 180),
-    "store": Part(("store", "--rounds=3"), 180),
+    "store": Part(("store", "--rounds=2"), 180),
     "letta": Part(("letta", "--seconds=10", "--rounds=1"), 420),
 }
 

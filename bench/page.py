@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from bench.comparison import PEERS
 from bench.result import shown
 
 WIDTH, BAR, GAP, LABEL, FIGURE = 760, 16, 6, 330, 110
@@ -126,10 +127,17 @@ def _profile(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def picture(report: Mapping[str, Any]) -> str:
-    """Bars of the figures that have a peer or a goal, each on a scale of its own; "" when there are none."""
+    """Bars of the figures that have a peer or a goal, each on a scale of its own; "" when there are none.
+
+    Counts that must be 0 are no picture, and what only explains a figure is no bar beside it.
+    """
     if report.get("error"):
         return ""
-    records = [record for record in report["results"] if record["peers"] or record["goal"] is not None]
+    records = [
+        {**record, "peers": {name: value for name, value in record["peers"].items() if name in PEERS}}
+        for record in report["results"]
+    ]
+    records = [record for record in records if record["peers"] or record["goal"]]
     records = sorted(records, key=lambda record: not record["peers"])[:BARS]
     rows: list[str] = []
     top = GAP

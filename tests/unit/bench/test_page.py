@@ -80,12 +80,14 @@ def test_the_page_holds_every_figure_under_its_command() -> None:
 
 
 def test_the_picture_is_well_formed_and_to_scale() -> None:
-    tree = ElementTree.fromstring(page.picture(report({**record(50, goal=75, ok=False), "peers": {"a <b>": 100}})))
+    tree = ElementTree.fromstring(page.picture(report({**record(50, goal=75, ok=False), "peers": {"scipy": 100}})))
     bars = [float(bar.get("width", "0")) for bar in tree.iter("{http://www.w3.org/2000/svg}rect")]
     assert bars[0] * 2 == pytest.approx(bars[1])
     (goal,) = tree.iter("{http://www.w3.org/2000/svg}line")
     assert float(goal.get("x1", "0")) == pytest.approx(page.LABEL + bars[1] * 0.75, abs=0.2)
     assert page.picture(report(record(5))) == ""
+    assert page.picture(report(record(5, goal=0, ok=False, lines=7))) == ""
+    assert "&lt;of 7&gt;" in page.picture(report({**record(5, goal=7, ok=False), "name": "<of 7>"}))
 
 
 def test_a_bench_that_fails_says_why_and_does_not_stop_the_others(capfd: pytest.CaptureFixture[str]) -> None:
