@@ -297,8 +297,8 @@ def _functions(text: str) -> set[str]:
 
 # A measured quantity: so much time, memory or rate; designed ones (a hold of 20 s, 10 studs) say so by their setting.
 FIGURE = re.compile(
-    r"\b(?:about|near|nearly|around|some) (?:[\d.,]+|two|three|four|five|six|seven|eight|nine|ten) ?"
-    r"(?:ms|s|us|[KMG]i?B|requests|snapshots)\b|\b[\d.,]+ ?(?:us|[KMG]i?B)\b|\d/s\b"
+    r"\b(?:about|near|nearly|around|some) (?:[\d.,]+|two|three|four|five|six|seven|eight|nine|ten|ninety|a hundred) ?"
+    r"(?:ms|s|us|[KMG]i?B|requests|snapshots|a minute)\b|\b[\d.,]+ ?(?:us|[KMG]i?B)\b|\d/s\b"
 )
 SOURCE = re.compile(
     r"`[^`]*(?:earshot bench|make |python -m |\.sh|EARSHOT_)[^`]*`|\]\([^)]*(?:capacity|benchmarks)\.md"
