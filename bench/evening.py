@@ -36,6 +36,9 @@ SYNC_S, POLL_GAP_S, HOLD_S, CALL_S = 2.0, 1.0, 20.0, 30.0
 # Seconds between two lines of a player; how many name an NPC; chance to go to another table at each sync.
 SPEAKS_S, NAMED, MOVES_ON = 12.0, 0.7, 0.03
 TABLE_STUDS = 100.0
+# A sync that is refused is sent again with its number, so often and after so long.
+TRIES, AGAIN_S = 8, 0.25
+BUSY = frozenset({429, 503, 504})
 # What is under way at the end gets this long to come in.
 GRACE_S = 3.0
 NAMES = (
@@ -76,6 +79,7 @@ class Evening:
     named: set[str] = field(default_factory=set)
     got: dict[int, float] = field(default_factory=dict)
     requests: int = 0
+    refused: int = 0
     _seats: list[int] = field(default_factory=lambda: [number % TABLES for number in range(PLAYERS)])
     _words: list[dict[str, str]] = field(default_factory=list)
     _spoken: asyncio.Event = field(default_factory=asyncio.Event)
@@ -109,10 +113,16 @@ class Evening:
         body: dict[str, Any] = {"seq": self._seq, "cursor": self._cursor, "utterances": words}
         if positions:
             body["entities"] = self._entities()
-        status, told = await self._counted(self.client.post("/v1/sync", body, CALL_S, self.token))
-        if status != 200:
-            raise Refused(f"a sync was answered {status}: {told}")
-        self._take(told)
+        for _ in range(TRIES):
+            status, told = await self._counted(self.client.post("/v1/sync", body, CALL_S, self.token))
+            if status == 200:
+                self._take(told)
+                return
+            if status not in BUSY:
+                break
+            self.refused += 1
+            await asyncio.sleep(AGAIN_S)
+        raise Refused(f"a sync was answered {status}: {told}")
 
     async def _syncs(self) -> None:
         due = 0.0
@@ -134,7 +144,10 @@ class Evening:
             began = time.monotonic()
             path = f"/v1/events?cursor={self._cursor}&hold={HOLD_S:g}"
             status, told = await self._counted(self.client.get(path, HOLD_S + CALL_S, self.token))
-            if status not in (200, 204):
+            if status in BUSY:
+                self.refused += 1
+                told = None
+            elif status not in (200, 204):
                 raise Refused(f"a poll was answered {status}: {told}")
             if told is not None:
                 self._take(told)
@@ -325,7 +338,8 @@ def results(
             peers={"lines": float(len(evening.said))},
         ),
         Result(
-            f"{name}: the game's requests", 60 * evening.requests / took, "a minute", REQUESTS_PER_MINUTE, "less"
+            f"{name}: the game's requests", 60 * evening.requests / took, "a minute", REQUESTS_PER_MINUTE, "less",
+            peers={"refused": 60 * evening.refused / took},
         ),
         Result(f"{name}: processor", 100 * cpu, "% of a core", better="less"),
         Result(f"{name}: memory", memory, "MiB", better="less"),

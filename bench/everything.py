@@ -15,6 +15,7 @@ import argparse
 import contextlib
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -166,7 +167,9 @@ def _measured(part: Part, corpus: Path | None) -> dict[str, Any]:
     if late:
         raise NotMeasured(f"not done after {part.limit_s:.0f} s")
     if process.returncode:
-        raise NotMeasured(words[-1] if words else f"exit status {process.returncode}")
+        # The last line of a traceback of several errors is a frame of dashes.
+        last = next((word for word in reversed(words) if re.search(r"\w", word)), "it said nothing")
+        raise NotMeasured(f"exit status {process.returncode}, last words: {last}")
     try:
         report: dict[str, Any] = json.loads(told)
     except ValueError:

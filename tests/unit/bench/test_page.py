@@ -92,6 +92,7 @@ def test_the_picture_is_well_formed_and_to_scale() -> None:
 
 def test_a_bench_that_fails_says_why_and_does_not_stop_the_others(capfd: pytest.CaptureFixture[str]) -> None:
     failed = everything.one("absent", Part(("no-such-bench",), 60), None)
+    assert failed["error"].startswith("exit status 1, last words: ")
     assert "no bench no-such-bench" in failed["error"]
     assert failed["results"] == []
     assert failed["command"] == "earshot bench no-such-bench"
