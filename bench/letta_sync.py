@@ -175,8 +175,15 @@ def on_own_server(options: Options) -> list[dict[str, Any]]:
     given = {"--seconds": options.seconds, "--rounds": options.rounds}
     command = [str(ROOT / "deploy" / "letta" / "run-tests.sh"), sys.executable, "-m", "services", "bench", "letta",
                "--json", *(f"{name}={value}" for name, value in given.items() if value is not None)]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False, timeout=LONGEST_S)
-    if done.returncode:
-        raise Disturbed(f"the bench beside its own Letta server ended with {done.returncode}")
-    records: list[dict[str, Any]] = json.loads(done.stdout)["results"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            told, _ = process.communicate(timeout=LONGEST_S)
+        except subprocess.TimeoutExpired:
+            raise Disturbed(f"the bench beside its own Letta server was not done after {LONGEST_S:.0f} s") from None
+        finally:
+            # Whatever ended it here: it takes its server down with it, and is waited for.
+            process.terminate()
+    if process.returncode:
+        raise Disturbed(f"the bench beside its own Letta server ended with {process.returncode}")
+    records: list[dict[str, Any]] = json.loads(told)["results"]
     return records

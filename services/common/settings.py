@@ -148,7 +148,7 @@ class Settings(BaseSettings):
         15.0, gt=0, description="lazy: the longest that a combat write waits for that budget (C4)."
     )
     drift_every_s: float = Field(
-        60.0, gt=0, description="Seconds between two agents whose blocks are read back and compared."
+        60.0, ge=0.1, description="Seconds between two agents whose blocks are read back and compared."
     )
     dirty_heard_max_s: float = Field(300.0, description="lazy: a heard NPC is written once when dirty this long.")
     turn_deadline_s: float = Field(20.0, description="Deadline of one turn, queue to last sentence.")

@@ -79,8 +79,11 @@ class Drift:
         )
         if written.fault is not None:
             raise written.fault
-        if entry.agent is agent and not agent.record.missing(desired):
+        missing = {block.label for block in agent.record.missing(desired)}
+        if not missing and entry.agent is agent:
             reconciler.confirm(entry, context, desired)
+        elif missing & set(labels):
+            self._again(entry)  # something newer was sent meanwhile, and nobody knows whether it came
 
     def _count(self, labels: Collection[str]) -> None:
         self._reconciler.metrics.block_writes.labels(Lane.LOW.name.lower(), "drift").inc(len(labels))
