@@ -185,7 +185,9 @@ class Asking:
             actor.now_ms(),
         )
         spent = sum(context_budget.cost(line.text) for line in remembered.lines)
-        lines = history.witnessed(log, ask.npc_id, ask.conversation_id, sessions, self.history_tokens - spent)
+        lines = everything
+        if spent:
+            lines = history.witnessed(log, ask.npc_id, ask.conversation_id, sessions, self.history_tokens - spent)
         solo = ask.conversation_id.startswith(SOLO)
         request = sync_pb2.ConverseRequest(
             npc=state_pb2.NpcKey(world=type_pb2.WorldRef(tenant=tenant, world=world), npc_id=ask.npc_id),

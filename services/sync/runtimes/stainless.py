@@ -58,9 +58,14 @@ def _names(error: BaseException) -> set[str]:
 
 
 def _timeout(error: BaseException, kind: str) -> RuntimeFault:
-    if _names(error.__cause__ or error) & {"ConnectTimeout", "PoolTimeout"}:
-        return Unreachable(f"no connection in time ({kind})")
-    return TimedOut(f"no answer in time ({kind})")
+    cause = error.__cause__ or error
+    if not _names(cause) & {"ConnectTimeout", "PoolTimeout"}:
+        return TimedOut(f"no answer in time ({kind})")
+    # openai's adapter of aiohttp calls every broken connection one that was not there in time.
+    below = _names(cause.__cause__) if cause.__cause__ is not None else set()
+    if "ClientConnectionError" in below and not below & {"ClientConnectorError", "ConnectionTimeoutError"}:
+        return _connection(cause.__cause__ or cause, kind)
+    return Unreachable(f"no connection in time ({kind})")
 
 
 def _connection(cause: BaseException, kind: str) -> RuntimeFault:

@@ -11,7 +11,9 @@ import pytest
 from earshot.sync.v1 import sync_pb2
 from earshot.type.v1 import type_pb2
 
-from services.common.errors import EarshotError, from_rpc
+from services.common.errors import Conflict, EarshotError, from_rpc
+from services.common.store import Database
+from services.sync.context import Key
 from services.sync.runtimes.port import (
     Message,
     RateLimited,
@@ -22,9 +24,12 @@ from services.sync.runtimes.port import (
     ToolCall,
     Unreachable,
 )
+from services.sync.store import Intent
 from tests.unit.sync.fake_runtime import FakeRuntime, Plan, words
 from tests.unit.sync.fake_state import FakeState
 from tests.unit.sync.room import Heard, Room, room
+
+KEY = Key("t", "w", "mara")
 
 
 async def failure(call: Any) -> EarshotError:
@@ -106,6 +111,29 @@ async def test_a_failed_write_goes_with_the_turn_instead() -> None:
         assert not heard.started[0].inlined
         assert "the Harbour" in runtime.asked[-1].blocks["situation"]
         assert "<situation>" not in runtime.asked[-1].turn.system
+
+
+@pytest.mark.parametrize("stateful", [True, False])
+async def test_only_a_turn_that_could_be_looked_up_waits_for_the_disk(
+    stateful: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+    level_of = Database._level_of
+
+    def level(database: Database, batch: list[Any]) -> str:
+        seen.add(level_of(database, batch))
+        return level_of(database, batch)
+
+    async with room(FakeRuntime(stateful=stateful, remote=stateful)) as sync:
+        sync.state.put(players=["Ada"])
+        await sync.converse()  # which makes the agent
+        monkeypatch.setattr(Database, "_level_of", level)
+        await sync.converse(turn_id="again")
+        await asyncio.sleep(1)
+        assert ("FULL" in seen) == stateful
+        # Either way its id is used up.
+        with pytest.raises(Conflict, match="executed before"):
+            await sync.store.open_turn(Intent(KEY, "again", "fake", "a1", 3, 10_000), first=True)
 
 
 async def test_a_timed_out_write_that_lands_late_is_seen_and_repaired() -> None:
