@@ -17,7 +17,6 @@ PEERS = frozenset(
     {
         "0-hop", "FastAPI unary", "gRPC unary, nested", "scipy", "scipy, worlds in one tree", "DBSCAN", "round robin",
         "A-B-A", "SillyTavern natural order", "vocative, else A-B-A", "without admission", "bm25() of FTS5, CPU",
-        "raw letta-client",
     }
 )  # fmt: skip
 RATIO = "x"

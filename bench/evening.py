@@ -315,13 +315,15 @@ def results(
     name: str, evening: Evening, judged: Judged, calls: int, took: float, cpu: float, memory: float, peak: float | None
 ) -> Sequence[Result]:
     """The figures of one evening."""
-    log, game = sorted(judged.log_ms), sorted(judged.game_ms)
     until = "word to first sentence without the model"
+    waits = {"in the log": sorted(judged.log_ms), "at a game that polls": sorted(judged.game_ms)}
     found = [
-        Result(f"{name}: {until}, in the log, p50", percentile(log, 0.5), "ms", better="less"),
-        Result(f"{name}: {until}, in the log, p95", percentile(log, 0.95), "ms", better="less"),
-        Result(f"{name}: {until}, at a game that polls, p50", percentile(game, 0.5), "ms", better="less"),
-        Result(f"{name}: {until}, at a game that polls, p95", percentile(game, 0.95), "ms", better="less"),
+        *(
+            Result(f"{name}: {until}, {where}, {title}", percentile(ordered, share), "ms", better="less")
+            for where, ordered in waits.items()
+            for title, share in (("p50", 0.5), ("p95", 0.95))
+            if ordered
+        ),
         Result(
             f"{name}: such lines not answered", judged.free - judged.answered - judged.interrupted, "lines", 0, "less",
             peers={"lines": float(judged.free), "cut off by another line": float(judged.interrupted)},

@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kept = {report["bench"]: report for report in before["benches"]}
     ran: dict[str, dict[str, Any]] = {}
     began = time.monotonic()
-    with contextlib.suppress(EarshotError):  # the parts that need it say so
+    with contextlib.suppress(EarshotError, OSError, subprocess.SubprocessError):  # the parts that need it say so
         environment.python()
     for number, name in enumerate(parsed.only or PARTS, 1):
         progress(f"== {name} ({number} of {len(parsed.only or PARTS)}, {time.monotonic() - began:.0f} s so far)")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Collection, Sequence
+from functools import lru_cache
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def natural_order(recording: Recording) -> list[list[float]]:
     return rows
 
 
-def talk_of(recording: Recording) -> Sequence[float]:
+def talk_of(recording: Recording) -> tuple[float, ...]:
     """How talkative each speaker is."""
     return recording.talkativeness or (TALKATIVE,) * len(recording.speakers)
 
@@ -91,10 +92,12 @@ def mentioned(text: str, names: Sequence[str], speaker: int) -> list[int]:
     return found
 
 
-def first_of_dice(talk: Sequence[float], speaker: int) -> list[float]:
+@lru_cache(maxsize=4096)
+def first_of_dice(talk: tuple[float, ...], speaker: int) -> list[float]:
     """Who comes first of those whom the dice let speak, asked in a random order; anybody when they let nobody.
 
-    A random order is one of arrival times: i comes first when nobody who may speak arrives before.
+    A random order is one of arrival times: i comes first when nobody who may speak arrives before. Rows are kept, for
+    reading only.
     """
     row = [0.0] * len(talk)
     others = [i for i in range(len(talk)) if i != speaker]

@@ -88,3 +88,11 @@ def test_everybody_sits_within_earshot_of_their_table_and_names_are_unique_there
         xs, zs = ([one["position"][axis] for one in own] for axis in "xz")
         assert max(xs) - min(xs) < 10
         assert max(zs) - min(zs) < 10
+
+
+def test_an_evening_in_which_nobody_was_answered_has_no_times() -> None:
+    here = Evening(Client(0), 50, random.Random(1))
+    found = evening.results("x", here, judge([], {}, set(), {}), calls=0, took=1.0, cpu=0.1, memory=9.0, peak=2.5)
+    assert not [one for one in found if "first sentence" in one.name]
+    assert all(one.value == one.value for one in found)  # no NaN: it is no JSON
+    assert found[-1].ok

@@ -64,7 +64,7 @@ def test_natural_order_lets_the_first_named_speak_first() -> None:
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=6), st.integers(0, 5))
 def test_the_dice_are_a_distribution(talk: list[float], speaker: int) -> None:
     speaker %= len(talk)
-    row = turn_taking.first_of_dice(talk, speaker)
+    row = turn_taking.first_of_dice(tuple(talk), speaker)
     assert sum(row) == pytest.approx(1)
     assert row[speaker] == 0
 
