@@ -47,9 +47,13 @@ def heard(draft: Draft, item: Heard) -> None:
 
 
 def decide(draft: Draft, utterance_id: str) -> None:
-    """Judge a line whose calls have been gathered."""
+    """Judge a line whose calls have been gathered: the one of an NPC that it names may be late."""
     utterance = draft.open.get(utterance_id)
     if utterance is None:
+        return
+    left_ms = utterance.at_ms + draft.rules.same_text_ms - draft.at
+    if left_ms > 0 and _uncalled(draft, utterance):
+        draft.arm(f"gather:{utterance_id}", left_ms)
         return
     draft.change_utterance(utterance_id, gathering=False)
     if utterance.system and not utterance.direct:
@@ -95,7 +99,18 @@ def _seen(draft: Draft, item: Heard) -> bool:
     where = utterance.conversation_id if utterance else ""
     seq = utterance.seq if utterance else 0
     draft.do(Accepted(utterance_id, where, seq, draft.revision, duplicate=not joins, unheard=False))
+    if joins and draft.at - draft.open[utterance_id].at_ms >= draft.rules.gather_ms:
+        # The late one, perhaps.
+        draft.disarm(f"gather:{utterance_id}")
+        decide(draft, utterance_id)
     return True
+
+
+def _uncalled(draft: Draft, utterance: Utterance) -> bool:
+    """Whether an NPC that the existing game's line names has no call waiting, and so may not answer."""
+    conversation = draft.conversations.get(utterance.conversation_id)
+    here = conversation.npcs() if conversation is not None and utterance.waiting else ()
+    return any(npc in here and npc not in utterance.waiting for npc in utterance.addressed)
 
 
 def _log(draft: Draft, item: Heard, conversation: Conversation | None, utterance_id: str, *, audible: bool) -> None:

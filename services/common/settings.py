@@ -276,7 +276,11 @@ class Settings(BaseSettings):
     cooldown_greeting_s: float = Field(120.0, description="One greeting per player and conversation within this (D2).")
     greetings: bool = Field(True, description="One NPC may greet an arriving player.")
     npc_to_npc: bool = Field(False, description="NPCs may talk with no player present.")
-    gather_ms: int = Field(100, description="Existing game: its calls for one sentence are gathered this long.")
+    gather_ms: int = Field(
+        100,
+        description="Existing game: its calls for one sentence are gathered this long; the call of an NPC that the "
+        "sentence names is waited for up to a second.",
+    )
     player_messages_per_10s: int = Field(10, description="Per player; more is refused RATE_LIMITED (D5).")
     conversation_messages_per_10s: int = Field(
         40, ge=1, description="Per conversation; more is refused RATE_LIMITED (D5)."

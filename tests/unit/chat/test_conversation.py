@@ -295,6 +295,28 @@ async def test_the_old_calls_for_one_sentence_get_one_answer() -> None:
         assert {answer.reason for answer in others} == {"NOT_WAITING"}
 
 
+async def test_a_line_that_names_an_npc_waits_for_its_call_as_long_as_equal_lines_are_one() -> None:
+    async with tavern() as room:
+        room.state.move({"L1": ["mara", "brom", "wyn", "p1"]})
+
+        async def call(npc: str, text: str, after_s: float = 0.0) -> Any:
+            await asyncio.sleep(after_s)
+            return await room.say("p1", text, waiting_npc_id=npc, message_id="")
+
+        for after_s in (0.15, 0.9):
+            text = f"Brom, is my sword ready? I was told {after_s}."
+            calls = (call("mara", text), call("wyn", text, 0.05), call("brom", text, after_s))
+            answers = await asyncio.gather(*calls)
+            assert [npcs(answer) for answer in answers] == [[], [], ["brom"]]
+            assert len({answer.utterance_id for answer in answers}) == 1
+            await asyncio.sleep(5)
+        # A call that never comes holds the others up no longer than it could still count.
+        began = asyncio.get_running_loop().time()
+        answers = await asyncio.gather(*(call(npc, "Brom, and my shield?") for npc in ("mara", "wyn")))
+        assert {answer.reason for answer in answers} == {"NOT_WAITING"}
+        assert asyncio.get_running_loop().time() - began < 1.5
+
+
 async def test_an_old_call_without_any_snapshot_links_the_two() -> None:
     async with tavern() as room:
         answer = await room.say("p1", "Hello Mara!", waiting_npc_id="mara", message_id="")
