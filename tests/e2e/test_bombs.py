@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import json
+from collections.abc import AsyncIterator
 
 import httpx
 
@@ -32,6 +33,26 @@ BOMBS: tuple[tuple[bytes, tuple[str, ...], set[str]], ...] = (
 )
 
 
+@contextlib.asynccontextmanager
+async def connected(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection that is closed whatever happens: one left open fails whichever test runs when it is collected."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+
+
+async def ended(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the end. Closed while a line was on its way, the system answers that line with a reset: ended
+    just the same.
+    """
+    try:
+        return await reader.read()
+    except ConnectionError:
+        return b""
+
+
 async def test_bombs_of_every_kind_at_once_leave_others_alone(keyed: Keyed) -> None:
     port = int(keyed.stack.url.rpartition(":")[2])
     bearer = keyed.bearer("yellow")
@@ -39,44 +60,37 @@ async def test_bombs_of_every_kind_at_once_leave_others_alone(keyed: Keyed) -> N
 
     async def bomb(body: bytes, headers: tuple[str, ...], reasons: set[str]) -> None:
         for _ in range(TIMES):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(request(body, "/v1/snapshots", authorization, *headers))
-            status, _, told = await answer(reader)
-            assert status in (400, 413)
-            assert json.loads(told)["error"]["reason"] in reasons
-            writer.close()
+            async with connected(port) as (reader, writer):
+                writer.write(request(body, "/v1/snapshots", authorization, *headers))
+                status, _, told = await answer(reader)
+                assert status in (400, 413)
+                assert json.loads(told)["error"]["reason"] in reasons
 
     async def half_open() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        with contextlib.suppress(ConnectionError):
-            assert await reader.read() == b"", "closed when its header did not come"
-        writer.close()
+        async with connected(port) as (reader, _):
+            assert await ended(reader) == b"", "closed when its header did not come"
 
     async def slow_header() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        closed = asyncio.create_task(reader.read())
-        with contextlib.suppress(ConnectionError):
-            writer.write(b"POST /v1/snapshots HTTP/1.1\r\n")
-            while not closed.done():
-                writer.write(b"x-a: b\r\n")
-                await writer.drain()
-                await asyncio.wait([closed], timeout=0.1)
-        # Closed while a line was on its way, the system answers that line with a reset: ended just the same.
-        with contextlib.suppress(ConnectionError):
+        async with connected(port) as (reader, writer), asyncio.TaskGroup() as tasks:
+            closed = tasks.create_task(ended(reader))
+            with contextlib.suppress(ConnectionError):
+                writer.write(b"POST /v1/snapshots HTTP/1.1\r\n")
+                while not closed.done():
+                    writer.write(b"x-a: b\r\n")
+                    await writer.drain()
+                    await asyncio.wait([closed], timeout=0.1)
             assert await closed == b"", "closed when its header did not come"
-        writer.close()
 
     async def slow_body() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.write(request(b" " * 10, "/v1/snapshots", authorization, length=100_000))
-        answering = asyncio.create_task(answer(reader))
-        with contextlib.suppress(ConnectionError):
-            while not answering.done():
-                writer.write(b" ")
-                await writer.drain()
-                await asyncio.wait([answering], timeout=0.1)
-        assert (await answering)[0] == 408
-        writer.close()
+        async with connected(port) as (reader, writer), asyncio.TaskGroup() as tasks:
+            writer.write(request(b" " * 10, "/v1/snapshots", authorization, length=100_000))
+            answering = tasks.create_task(answer(reader))
+            with contextlib.suppress(ConnectionError):
+                while not answering.done():
+                    writer.write(b" ")
+                    await writer.drain()
+                    await asyncio.wait([answering], timeout=0.1)
+            assert (await answering)[0] == 408
 
     async with httpx.AsyncClient(base_url=keyed.stack.url, headers=bearer, timeout=30, trust_env=False) as game:
         async with asyncio.timeout(100), asyncio.TaskGroup() as attack:

@@ -38,9 +38,17 @@ class Served:
     def __init__(self, app: App, port: int, state: FakeState, chat: FakeChat) -> None:
         self.app, self.port, self.state, self.chat = app, port, state, chat
         self.url = f"http://127.0.0.1:{port}"
+        self._writers: list[asyncio.StreamWriter] = []
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
+        """A connection that ends with the edge's, whatever the test makes of it."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        self._writers.append(writer)
+        return reader, writer
+
+    def close(self) -> None:
+        for writer in self._writers:
+            writer.close()
 
     async def ok(self) -> bool:
         """Whether a plain request works now."""
@@ -67,7 +75,8 @@ async def served(**options: Any) -> AsyncIterator[Served]:
     app.add(chat_pb2_grpc.add_ChatServiceServicer_to_server, chat, "earshot.chat.v1.ChatService")
     await bind(app)
     async with app:
-        yield Served(app, port, state, chat)
+        with contextlib.closing(Served(app, port, state, chat)) as edge:
+            yield edge
 
 
 def request(body: bytes, path: str = "/v1/snapshots", *headers: str, length: int | None = None) -> bytes:
@@ -381,6 +390,6 @@ async def test_answers_are_not_held_back_for_the_clients_acknowledgement() -> No
 
         async with await asyncio.start_server(look, sock=listening) as server:
             _, writer = await asyncio.open_connection(*listening.getsockname())
-            assert await accepted
-            writer.close()
+            with contextlib.closing(writer):
+                assert await accepted
             server.close()

@@ -223,9 +223,9 @@ async def test_http_2_is_offered_and_old_tls_is_not(certificate: Path, tmp_path:
         context = site.context
         context.set_alpn_protocols(["h2", "http/1.1"])
         _, writer = await asyncio.open_connection("127.0.0.1", site.port, ssl=context, server_hostname=NAME)
-        assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
-        assert writer.get_extra_info("ssl_object").version() == "TLSv1.3"
-        writer.close()
+        with contextlib.closing(writer):
+            assert writer.get_extra_info("ssl_object").selected_alpn_protocol() == "h2"
+            assert writer.get_extra_info("ssl_object").version() == "TLSv1.3"
         with pytest.raises(ssl.SSLError):
             await asyncio.open_connection("127.0.0.1", site.port, ssl=context, server_hostname="other.example.com")
         old = await site.ask("/healthz", "--http1.1", "--tls-max", "1.2", "--tlsv1.2")
@@ -271,12 +271,12 @@ async def test_server_sent_events_are_not_held_back(certificate: Path, tmp_path:
         reader, writer = await asyncio.open_connection("127.0.0.1", site.port, ssl=site.context, server_hostname=NAME)
         lines = ("GET /v1/events?world=w&cursor=0 HTTP/1.1", f"host: {NAME}:{site.port}",
                  f"authorization: Bearer {site.key}", "accept: text/event-stream", "", "")  # fmt: skip
-        writer.write("\r\n".join(lines).encode())
-        async with asyncio.timeout(10):
-            await reader.readuntil(b"retry: 1000\n\n")
-            site.edge.chat.utter("red", "w", "Streamed.")
-            assert b"Streamed." in await reader.readuntil(b"Streamed.")
-        writer.close()
+        with contextlib.closing(writer):
+            writer.write("\r\n".join(lines).encode())
+            async with asyncio.timeout(10):
+                await reader.readuntil(b"retry: 1000\n\n")
+                site.edge.chat.utter("red", "w", "Streamed.")
+                assert b"Streamed." in await reader.readuntil(b"Streamed.")
 
 
 async def test_bodies_are_bounded_and_the_next_request_is_served(certificate: Path, tmp_path: Path) -> None:
