@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import crowd
@@ -37,6 +38,13 @@ class Told:
     late: int
     broken: int
     complaint: str
+    # What the generator itself used.
+    cores: float = 0.0
+
+    @property
+    def offered(self) -> float:
+        """Requests a second that were sent and ended."""
+        return (self.broken + sum(one.count for one in self.statuses.values())) / self.seconds
 
     @property
     def rate(self) -> float:
@@ -74,15 +82,20 @@ def write_bodies(folder: Path, servers: int) -> Path:
     return bodies
 
 
-def post(port: int, bodies: Path, servers: int, seconds: float, *, rate: float = 0.0, warm_up: float = 1.0) -> Told:
-    """Let game servers post for warm_up + seconds. rate: snapshots a second of all; 0 = each the next one at once.
+def post(
+    port: int, bodies: Path, servers: int, seconds: float, *, worlds: int = 0, rate: float = 0.0, warm_up: float = 1.0
+) -> Told:
+    """Let game servers post for warm_up + seconds, each for as many of the worlds as the others.
 
-    Raises TargetFailed when wrk is missing or fails.
+    worlds: as many as servers when 0. rate: snapshots a second of all; 0 = each the next one at once. Raises
+    TargetFailed when wrk is missing or fails.
     """
     program = shutil.which("wrk")
     if program is None:
         raise TargetFailed("the generator wrk is missing; Debian: apt-get install wrk")
-    arguments = [str(bodies), str(servers / rate if rate else 0), str(warm_up)]
+    period = servers / rate if rate else 0
+    arguments = [str(one) for one in (bodies, servers, worlds or servers, period, warm_up)]
+    before = _children_s()
     told = subprocess.run(
         [program, "-t", str(servers), "-c", str(servers), "-d", f"{seconds + warm_up:.0f}s", "--timeout",
          f"{TIMEOUT_S}s", "-s", str(SCRIPT), f"http://127.0.0.1:{port}/v1/snapshots", "--", *arguments],
@@ -90,7 +103,14 @@ def post(port: int, bodies: Path, servers: int, seconds: float, *, rate: float =
     )  # fmt: skip
     if told.returncode:
         raise TargetFailed(f"wrk failed: {told.stderr[-500:]}")
-    return read(told.stdout, round(seconds + warm_up) - warm_up)
+    cores = (_children_s() - before) / (seconds + warm_up)
+    return replace(read(told.stdout, round(seconds + warm_up) - warm_up), cores=cores)
+
+
+def _children_s() -> float:
+    """CPU seconds of the children that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def read(text: str, seconds: float) -> Told:

@@ -1,8 +1,8 @@
 -- wrk script: a game server for each connection, which posts its snapshots at a pace, whatever it is answered.
---   wrk -t N -c N -d S -s paced.lua URL -- FOLDER PERIOD_S WARM_UP_S
--- One connection a thread, so that every answer's own latency is known by its status. FOLDER/<n>.bodies holds the bodies
--- of connection n, one a line. PERIOD_S 0: the next one at once, after a refusal in REFUSED_S. What is answered in the
--- first WARM_UP_S does not count.
+--   wrk -t N -c N -d S -s paced.lua URL -- FOLDER N WORLDS PERIOD_S WARM_UP_S
+-- One connection a thread, so that every answer's own latency is known by its status. FOLDER/<w>.bodies holds the bodies
+-- of world w, one a line; connection n speaks for the worlds n, n + N, n + 2 N ... in turn. PERIOD_S 0: the next one at
+-- once, after a refusal in REFUSED_S. What is answered in the first WARM_UP_S does not count.
 -- Prints a line for each status: `status <code> <count> <p50> <p99> <most>` in milliseconds; `late <count>` of requests
 -- that were sent after their time, because the answer before was; `broken <count>` of connections' errors; `complaint`
 -- with the first refusal that says not when to come back.
@@ -28,13 +28,24 @@ function setup(thread)
 end
 
 function init(args)
-  local folder
-  folder, period, warm_up = args[1], tonumber(args[2]), tonumber(args[3])
+  local folder, step, worlds
+  folder, step, worlds, period, warm_up = args[1], tonumber(args[2]), tonumber(args[3]), tonumber(args[4]), tonumber(args[5])
   requests, turn = {}, 0
   wrk.method = "POST"
   wrk.headers["content-type"] = "application/json"
-  for line in io.lines(folder .. "/" .. number .. ".bodies") do
-    table.insert(requests, wrk.format(nil, nil, nil, line))
+  local frames = {}
+  for world = number, worlds - 1, step do
+    local frame = 0
+    for line in io.lines(folder .. "/" .. world .. ".bodies") do
+      frame = frame + 1
+      frames[frame] = frames[frame] or {}
+      table.insert(frames[frame], wrk.format(nil, nil, nil, line))
+    end
+  end
+  for _, bodies in ipairs(frames) do
+    for _, body in ipairs(bodies) do
+      table.insert(requests, body)
+    end
   end
   -- Everybody at another moment of the period.
   begin = now()

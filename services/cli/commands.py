@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from services.cli import archive, bench, certs, replay, runtimes, trace
 from services.common.clock import SystemClock
 from services.common.errors import EarshotError
+from services.common.loop import PromptLoop
 from services.common.settings import OPTIONAL, ROOMS, Settings
 
 if TYPE_CHECKING:
@@ -116,7 +117,9 @@ def _up(arguments: argparse.Namespace) -> int:
     from services.cli.process import run
 
     overrides = {name: getattr(arguments, name) for name in ("listen", "data") if getattr(arguments, name)}
-    return asyncio.run(run(Settings(**overrides), parse_target(arguments.target, Settings()), demo=arguments.demo))
+    rooms = parse_target(arguments.target, Settings())
+    with asyncio.Runner(loop_factory=PromptLoop) as runner:
+        return runner.run(run(Settings(**overrides), rooms, demo=arguments.demo))
 
 
 def parse_target(target: str, settings: Settings) -> tuple[str, ...]:

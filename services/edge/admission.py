@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass, field
 from types import TracebackType
 
@@ -105,13 +106,13 @@ class Admission:
         if self._in_flight + self._arriving >= self._limit.value:
             self._refused("in_flight")
             return False
-        if not self._arriving:
-            asyncio.get_running_loop().call_soon(self._arrived)
         self._arriving += 1
+        # Not in the caller's context: in the queue just before the request's task, which is made next.
+        asyncio.get_running_loop().call_soon(self._arrived, context=Context())
         return True
 
     def _arrived(self) -> None:
-        self._arriving = 0
+        self._arriving -= 1
 
     def waiting(self) -> _Waiting:
         """Step out while a body arrives, and come back, or raise Overloaded when others have taken the place.

@@ -68,9 +68,13 @@ class Gateway:
         self._series: dict[tuple[str, int], tuple[Histogram, Counter]] = {}
         self._open = frozenset(route.template.encode() for route in routes.all if route.open)
 
-    def may_enter(self, url: bytes) -> bool:
-        """Whether a request may come in now; probes and pages always may. The listener asks before it does anything."""
-        return self._admission.arrives() or url.partition(b"?")[0] in self._open
+    def is_open(self, url: bytes) -> bool:
+        """Whether a request is for a probe or a page, which always may come in."""
+        return url.partition(b"?")[0] in self._open
+
+    def may_enter(self) -> bool:
+        """Whether another request may come in now. The listener asks before it does anything."""
+        return self._admission.arrives()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Callable, Iterator
+from contextvars import Context
 from typing import Any, ClassVar
 
 import uvicorn
@@ -40,8 +41,9 @@ class EdgeProtocol(HttpToolsProtocol):
     header_timeout_s: ClassVar[float] = 5.0
     body_timeout_s: ClassVar[float] = 10.0
     connections_max: ClassVar[int] = 25_000
-    # Whether a request for this URL may come in now.
-    may_enter: ClassVar[Callable[[bytes], bool]]
+    # Whether this URL is a probe's or a page's, and whether a request for another one may come in now.
+    is_open: ClassVar[Callable[[bytes], bool]]
+    may_enter: ClassVar[Callable[[], bool]]
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         super().connection_made(transport)
@@ -70,11 +72,18 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_headers = False
         self._header_bytes = 0
         self._stop_timer()
-        if self._in_turn() and not type(self).may_enter(self.url):
+        if type(self).is_open(self.url):
+            # Its task is PROMPT, as this connection is.
+            super().on_headers_complete()
+        elif self._in_turn() and not type(self).may_enter():
             self._shedding = True
             self._header_timer = self.loop.call_later(self.body_timeout_s, self.transport.close)
         else:
-            super().on_headers_complete()
+            Context().run(super().on_headers_complete)
+
+    def on_response_complete(self) -> None:
+        # The next request on this connection is no part of this one.
+        Context().run(super().on_response_complete)
 
     def on_body(self, body: bytes) -> None:
         if not self._shedding:
@@ -107,6 +116,9 @@ class EdgeProtocol(HttpToolsProtocol):
             self.transport.close()
             return
         self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+
+    def handle_websocket_upgrade(self) -> None:
+        Context().run(super().handle_websocket_upgrade)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -189,20 +201,23 @@ class EdgeSocket(WebSocketsSansIOProtocol):
 
 def listener(
     application: Any,
-    may_enter: Callable[[bytes], bool],
+    is_open: Callable[[bytes], bool],
+    may_enter: Callable[[], bool],
     settings: Settings,
     drain_s: float,
     round_trip: Callable[[float], None],
 ) -> Listener:
     """A server for the application.
 
-    may_enter: whether a request for this URL is let in now. drain_s: how long running requests may finish at its end.
+    is_open: whether a URL is a probe's or a page's, which are always let in. may_enter: whether another request is let
+    in now. drain_s: how long running requests may finish at its end.
     round_trip: told the seconds from a WebSocket's ping to its pong.
     """
     bounds = {
         "header_timeout_s": settings.header_timeout_s,
         "body_timeout_s": settings.body_timeout_s,
         "connections_max": settings.connections_max,
+        "is_open": staticmethod(is_open),
         "may_enter": staticmethod(may_enter),
     }
     protocol = type("EdgeProtocol", (EdgeProtocol,), bounds)

@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
+from contextvars import copy_context
 from dataclasses import dataclass
 
 from services.common.app import App
 from services.common.errors import Forbidden
+from services.common.loop import PROMPT
 from services.edge.admission import Admission
 from services.edge.body import Limits
 from services.edge.describer import Describer
@@ -145,12 +147,15 @@ async def _serve(app: App, edge: Edge, listening: socket.socket) -> None:
     """Serve until cancelled, then let running requests finish."""
     server = listener(
         edge.gateway,
+        edge.gateway.is_open,
         edge.gateway.may_enter,
         app.settings,
         min(DRAIN_S, app.settings.shutdown_s),
         app.metrics.socket_round_trip_seconds.observe,
     )
-    serving = asyncio.create_task(server.serve([listening]), name="edge.uvicorn")
+    prompt = copy_context()
+    prompt.run(PROMPT.set, True)
+    serving = asyncio.create_task(server.serve([listening]), name="edge.uvicorn", context=prompt)
     try:
         await asyncio.shield(serving)
     except asyncio.CancelledError:

@@ -76,6 +76,19 @@ async def test_what_arrives_in_one_turn_of_the_loop_counts_before_it_begins() ->
         assert [admission.arrives() for _ in range(room - 2)] == [True] * (room - 3) + [False]
 
 
+async def test_those_whose_tasks_come_later_count_while_the_first_begins() -> None:
+    """What is ready need not all run before the next request arrives (services/common/loop.py)."""
+    admission = Admission(DEFAULTS, Metrics(), lambda: 0.0)
+    seen: list[bool] = []
+    assert admission.arrives()
+    for _ in range(2):
+        asyncio.get_running_loop().call_soon(lambda: seen.append(admission.arrives()))
+    for _ in range(DEFAULTS.in_flight_max - 1):
+        assert admission.arrives()
+    await asyncio.sleep(0)
+    assert seen == [True, False], "the first has begun and ended, the others not"
+
+
 @given(st.lists(st.tuples(st.floats(0, 1), st.integers(0, 1000)), max_size=50))
 def test_a_limit_stays_within_its_bounds(looks: list[tuple[float, int]]) -> None:
     limit = Limit(512, 0.04)
