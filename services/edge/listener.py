@@ -50,7 +50,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         self._in_headers = True
         self._shedding = False
-        self._header_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         if len(self.connections) > self.connections_max:
             self._refuse(Overloaded("too many connections", retry_after_ms=1000))
             return
@@ -61,12 +61,16 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         if self._in_headers:
             self._header_bytes += len(data)
-            if self._header_timer is None:
-                # The first bytes of the next request on this connection.
-                self._expect_headers()
         super().data_received(data)
-        if self._in_headers and self._header_bytes > HEADER_BYTES and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        # Most requests come whole: a timer is for what is still missing.
+        if self._in_headers and self._header_bytes > HEADER_BYTES:
             self._refuse(BadInput(f"headers are larger than {HEADER_BYTES} bytes", reason="HEADERS_TOO_LARGE"))
+        elif self._in_headers and self._header_bytes and self._timer is None:
+            self._expect_headers()
+        elif self._shedding and self._timer is None:
+            self._timer = self.loop.call_later(self.body_timeout_s, self.transport.close)
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
@@ -77,7 +81,6 @@ class EdgeProtocol(HttpToolsProtocol):
             super().on_headers_complete()
         elif self._in_turn() and not type(self).may_enter():
             self._shedding = True
-            self._header_timer = self.loop.call_later(self.body_timeout_s, self.transport.close)
         else:
             Context().run(super().on_headers_complete)
 
@@ -128,15 +131,15 @@ class EdgeProtocol(HttpToolsProtocol):
         self._refuse(BadInput("this is not HTTP/1.1", reason="INVALID_HTTP"))
 
     def _expect_headers(self) -> None:
-        self._header_timer = self.loop.call_later(self.header_timeout_s, self._too_slow)
+        self._timer = self.loop.call_later(self.header_timeout_s, self._too_slow)
 
     def _stop_timer(self) -> None:
-        if self._header_timer is not None:
-            self._header_timer.cancel()
-            self._header_timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _too_slow(self) -> None:
-        self._header_timer = None
+        self._timer = None
         if self._in_headers and not self.transport.is_closing():
             self.transport.close()
 
