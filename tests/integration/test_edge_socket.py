@@ -29,7 +29,7 @@ async def accept(scope: Any, receive: Any, send: Any) -> None:
 
 
 @asynccontextmanager
-async def served(application: Any, round_trip: Callable[[float], None] = float) -> AsyncIterator[int]:
+async def served(application: Any, round_trip: Callable[[float], None]) -> AsyncIterator[int]:
     """The port of a listener whose steps are PROMPT, as the edge's are; /healthz is open."""
     server = listener(
         application, lambda url: url == b"/healthz", lambda: True, Settings(), 1.0, round_trip
@@ -70,7 +70,7 @@ async def test_probes_are_prompt_and_what_else_is_asked_on_their_connections_is_
         await send({"type": "http.response.body", "body": b""})
 
     paths = ("/healthz", "/v1/worlds", "/healthz", "/v1/npcs", "/v1/npcs")
-    async with served(note) as port:
+    async with served(note, lambda _: None) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         with contextlib.closing(writer):
             # All at once: each but the first begins when the one before is answered.

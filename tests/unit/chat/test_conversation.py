@@ -306,9 +306,9 @@ async def test_a_line_that_names_an_npc_waits_for_its_call_as_long_as_equal_line
         for after_s in (0.15, 0.9):
             text = f"Brom, is my sword ready? I was told {after_s}."
             calls = (call("mara", text), call("wyn", text, 0.05), call("brom", text, after_s))
-            answers = await asyncio.gather(*calls)
-            assert [npcs(answer) for answer in answers] == [[], [], ["brom"]]
-            assert len({answer.utterance_id for answer in answers}) == 1
+            replied = await asyncio.gather(*calls)
+            assert [npcs(answer) for answer in replied] == [[], [], ["brom"]]
+            assert len({answer.utterance_id for answer in replied}) == 1
             await asyncio.sleep(5)
         # A call that never comes holds the others up no longer than it could still count.
         began = asyncio.get_running_loop().time()
