@@ -5,8 +5,8 @@
 Writes `bench/results/latest.json`, `docs/benchmarks.md` and `docs/pictures/bench-*.svg`, and says what became worse
 than the results before by more than REGRESSION, compared by ratio to the peers of the same run: absolute figures change
 with the machine. --check writes nothing and exits 1 on such a regression. A bench that fails or takes too long is
-written down as not measured, with the reason, and does not stop the others. Results are kept after each part, so that
-a run that is ended has not been for nothing.
+written down as not measured, with the reason, and does not stop the others. Results and page are written after each
+part, so that a run that is ended has not been for nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ RESULTS = ROOT / "bench" / "results" / "latest.json"
 PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURES = ROOT / "docs" / "pictures"
 VERSIONS = ("earshot", "grpcio", "protobuf", "msgspec", "numpy", "numba", "uvicorn", "letta-client", "openai")
-CORPUS = "--corpus=DIRECTORY"
+# Conversations: needed, or of use.
+CORPUS, MAYBE_CORPUS = "--corpus=DIRECTORY", "[--corpus=DIRECTORY]"
 # A bench that is ended ends its servers, and gets so long for it.
 GOODBYE_S = 30.0
 # Lines of a bench's own words that may say why it failed.
@@ -68,7 +69,7 @@ PARTS = {
     "profile of a turn": Part(("chat", "--profile", "--seconds=10"), 120),
     "turns": Part(("turns", CORPUS), 300),
     "runtimes": Part(("runtimes",), 150),
-    "recall": Part(("recall",), 240),
+    "recall": Part(("recall", MAYBE_CORPUS), 300),
     "edge": Part(("edge", "--seconds=6"), 400),
     "telemetry": Part(("telemetry", "--rounds=2"), 180),
     "scale": Part(("scale",), 180),
@@ -94,14 +95,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         progress(f"== {name} ({number} of {len(parsed.only or PARTS)}, {time.monotonic() - began:.0f} s so far)")
         ran[name] = one(name, PARTS[name], parsed.corpus)
         if not parsed.check:
-            _keep(before, kept, ran)
+            write(_keep(before, kept, ran))
     worse = comparison.worse(before["benches"], list(ran.values()))
     for line in worse:
         print(f"worse: {line}")
     if parsed.check:
         return 1 if worse else 0
     after = _keep(before, kept, ran)
-    write(after)
     missing = [name for name, report in ran.items() if report.get("error")]
     print(f"{sum(len(report['results']) for report in after['benches'])} figures: {PAGE}")
     print(f"not measured: {', '.join(missing) or 'nothing'}; {time.monotonic() - began:.0f} s")
@@ -111,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _keep(before: dict[str, Any], kept: dict[str, Any], ran: dict[str, Any]) -> dict[str, Any]:
     """The results so far, on the disk."""
     after = {
-        "machine": machine(),
+        "machine": machine().partition(", load before")[0],
         "versions": {name: metadata.version(name) for name in VERSIONS},
         "worse": comparison.worse(before["benches"], list(ran.values())),
         "benches": [report for name in PARTS if (report := ran.get(name, kept.get(name))) is not None],
@@ -149,8 +149,10 @@ class NotMeasured(RuntimeError):
 
 
 def _measured(part: Part, corpus: Path | None) -> dict[str, Any]:
-    arguments = [f"--corpus={corpus}" if argument == CORPUS else argument for argument in part.arguments]
-    if CORPUS in part.arguments and corpus is None:
+    arguments = [argument for argument in part.arguments if argument not in (CORPUS, MAYBE_CORPUS)]
+    if len(arguments) < len(part.arguments) and corpus is not None:
+        arguments.append(f"--corpus={corpus}")
+    elif CORPUS in part.arguments:
         raise NotMeasured("its conversations are not ours to ship; CORPUS=DIRECTORY names them")
     words: deque[str] = deque(maxlen=WORDS)
     with subprocess.Popen(

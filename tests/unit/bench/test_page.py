@@ -127,6 +127,7 @@ def test_only_and_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: 
     stored = json.loads((tmp_path / "results" / "latest.json").read_text())
     assert [one["bench"] for one in stored["benches"]] == ["cluster", "ingest"]
     assert pages[-1] == stored
+    assert "load before" not in stored["machine"]
     assert everything.main(["--only", "ingest", "--check"]) == 1
     assert "worse: ingest" in capsys.readouterr().out
     assert json.loads((tmp_path / "results" / "latest.json").read_text()) == stored
