@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.scale import LINES, SNAPSHOTS
 from bench.simulation import Key, Operation, Outcome, Step, serialising, simulate
 
 ROOT = Path(__file__).parents[1]
@@ -29,6 +30,11 @@ SNAPSHOTS_PER_MINUTE, POLLS_PER_MINUTE, LINES_PER_MINUTE = 24.0, 60.0, 6.0
 FILLED = 0.6
 # Of a core of every edge, for what it is told of the others' worlds: a cell of the fleet is as large as that allows.
 TOLD = 0.15
+# What a clock that ticks a hundred times a second cannot tell from nothing, by operation: four ticks over so many.
+BLUR_US = {"snapshot": 40_000 / SNAPSHOTS, "line": 40_000 / LINES}
+# Who serves what: asked of the registry so often by every process for each room that it calls, and what that costs Redis.
+LOOKS_PER_S, LOOK_US = 2.0, 165.0
+CALLED = {"edge": 3, "state": 1, "sync": 1, "chat": 2}
 # A model's answer, and tokens of a call with 1,500 of history.
 MODEL_S, TOKENS = 2.0, 2200
 # Between processes of one data centre, and a commit that is flushed to a disk or by Redis.
@@ -84,8 +90,11 @@ def costs(report: Mapping[str, Any]) -> Costs:
         poll=of("an empty poll"),
         line=of("a line and its turn"),
         told={
-            "snapshot": figures["a snapshot of 80 entities: another edge"],
-            "line": figures["a line and its turn: another edge"],
+            one: 0.0 if figures[name] < BLUR_US[one] else figures[name]
+            for one, name in (
+                ("snapshot", "a snapshot of 80 entities: another edge"),
+                ("line", "a line and its turn: another edge"),
+            )
         },
         calls=figures["model calls a line, to an NPC by name"],
         world_kib=of("a world of 80 entities"),
@@ -164,10 +173,11 @@ def page(cost: Costs) -> str:
     }
     one = min(cell(cost), SIMULATED[-1])
     cells = math.ceil(SIMULATED[-1] / one)
-    each = math.ceil(SIMULATED[-1] / cells)
-    simulated[f"{SIMULATED[-1]:,} in {cells} cells of {each:,}: one of them"] = simulate(
-        ways, copies(cost, each), each, SIMULATED_S
-    )
+    if cells > 1:
+        each = math.ceil(SIMULATED[-1] / cells)
+        simulated[f"{SIMULATED[-1]:,} in {cells} cells of {each:,}: one of them"] = simulate(
+            ways, copies(cost, each), each, SIMULATED_S
+        )
     return "\n".join(
         (
             *_head(cost),
@@ -213,10 +223,18 @@ def _costs(cost: Costs) -> Sequence[str]:
         row("a line and its turn", cost.line),
         row("a busy game server, milliseconds a minute", busy),
         "",
-        f"A line to an NPC by name asks a model {cost.calls:.2f} times. An edge that nobody calls spends {cost.told['line']:,.0f} us "
-        f"on a line at another edge, {cost.told['snapshot']:,.0f} us on a snapshot. A world holds {sum(cost.world_kib.values()):,.0f} KiB of memory; a snapshot writes "
+        f"A line to an NPC by name asks a model {cost.calls:.2f} times. {_told(cost)} A world holds {sum(cost.world_kib.values()):,.0f} KiB of memory; a snapshot writes "
         f"{cost.written_kib['snapshot']:.1f} KiB to the disk, a line with its turn {cost.written_kib['line']:.1f} KiB.",
         "",
+    )
+
+
+def _told(cost: Costs) -> str:
+    if not cost.told_per_minute:
+        return "What is said and sent at one edge costs another one nothing that can be measured."
+    return (
+        f"An edge that nobody calls spends {cost.told['line']:,.0f} us on a line at another edge, "
+        f"{cost.told['snapshot']:,.0f} us on a snapshot."
     )
 
 
@@ -297,13 +315,20 @@ def _breaks(cost: Costs) -> Sequence[str]:
         f"2. **{room.capitalize()}'s loop**, {share:.0%} of what a game server costs: one process uses one core. Add replicas (`EARSHOT_STORE`).",
         f"3. **The disk**: {cost.written_kib['snapshot']:,.0f} KiB a snapshot, {cost.written_kib['line']:,.0f} KiB a line and its turn, mostly whole pages of the write-ahead log.",
         "4. **The busiest replica**, before the mean: 256 partitions do not divide evenly among many replicas of a room.",
-        f"5. **What every edge is told.** Each edge hears of every event of every world, so at {full:,} busy game servers in one cell"
-        " every edge would be full with it, however many there are. Cells, as above, are the way around; an edge that is told only of"
-        " the worlds that it serves would be the way out of it, and is not built."
+        f"5. **What every edge is told.** It would fill each of them at {full:,} busy game servers in one cell."
         if full
         else "5. **256 partitions**: no room can use more replicas than that.",
-        "6. **One Redis**: its thread, then its log's disk. Shards help: a partition's keys share one hash slot.",
+        "6. **One Redis**: its thread, then its log's disk. Shards help: a partition's keys share one hash slot. What they do not "
+        f"help is the registry: each process asks it {LOOKS_PER_S:g} times a second for every room that it calls, {LOOK_US:g} us of Redis "
+        f"each: {_registry(cost, 1_000):.1%} of its thread at 1,000 busy game servers, {_registry(cost, 10_000):.0%} at 10,000. A cell",
+        "   (edges, rooms and a Redis of its own) for each 10,000 keeps it there; game servers belong to one by place or region.",
     )
+
+
+def _registry(cost: Costs, servers: int) -> float:
+    """Share of a Redis' thread that answers who serves what."""
+    need = copies(cost, servers)
+    return sum(need[room] * called for room, called in CALLED.items()) * LOOKS_PER_S * LOOK_US / 1e6
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -96,7 +96,14 @@ async def _costs(
     hall = Hall(speaker, WORLDS, TABLES)
 
     async def talk(_: int) -> None:
-        await hall.alone(LINES)
+        """Lines while every world's log is listened to, as a game server does: handing on the events is in it."""
+        listening = [asyncio.create_task(_listen(client, base, world)) for world in range(WORLDS)]
+        try:
+            await hall.alone(LINES)
+        finally:
+            for one in listening:
+                one.cancel()
+            await asyncio.gather(*listening, return_exceptions=True)
 
     progress(f"scale: {WORLDS} worlds of 80 entities open")
     await _times(snapshot, 2 * WORLDS)
@@ -122,6 +129,15 @@ async def _costs(
     records += await _memory(target, client, base)
     progress("scale: kill -9 of all, and up again")
     return [*records, await _again(target, folder)]
+
+
+async def _listen(client: httpx.AsyncClient, base: str, world: int) -> None:
+    """A game server's poll, held again as soon as it was answered."""
+    events, cursor = f"{base}/v1/events?world={crowd.world_name(world)}", ""
+    while True:
+        response = await client.get(f"{events}&hold=20{cursor}")
+        if response.status_code == 200:
+            cursor = f"&cursor={response.json()['cursor']}"
 
 
 async def _again(target: Target, folder: Path) -> dict[str, Any]:

@@ -1,9 +1,9 @@
 """A room's share of the work where there are several of it: leases kept, partitions taken over and handed on.
 
-Each replica beats; everybody computes the same plan from who is alive (rendezvous hashing: a replica that comes or goes
-moves its own share and nothing else). A partition that should be elsewhere is handed on: callers are told, what was
-written is kept, the room lets go, and only then the next one takes it. What a dead replica had is taken when its lease
-has run out; should it come back to life, its token is old.
+Each replica beats; everybody computes the same plan from who is alive (rendezvous hashing with a bound: a replica that
+comes or goes moves its own share and little else). A partition that should be elsewhere is handed on: callers are told,
+what was written is kept, the room lets go, and only then the next one takes it. What a dead replica had is taken when
+its lease has run out; should it come back to life, its token is old.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 
@@ -29,6 +30,8 @@ TOGETHER = 64
 # Beats that a replica is not heard of before its partitions are taken.
 MISSED = 1
 RETRY_S = 0.2
+# Of an even share, what a replica takes at most: the busiest of many would have twice the mean by chance alone.
+FULL = 1.15
 # Between looks for partitions that are being handed on to this replica.
 EXPECTING_S = 0.1
 # How long a stop may take to hand on what is here.
@@ -48,11 +51,18 @@ class Holder:
 
 
 def plan(replicas: Iterable[str]) -> dict[int, str]:
-    """Who should own each partition. Every replica that sees the same others computes the same."""
+    """Who should own each partition. Every replica that sees the same others computes the same.
+
+    Rendezvous hashing with bounded loads (Mirrokni, Thorup, Zadimoghaddam 2018): who has its share is passed over.
+    """
     ids = sorted(replicas)
-    return (
-        {partition: max(ids, key=lambda one: _weight(one, partition)) for partition in range(PARTITIONS)} if ids else {}
-    )
+    left = dict.fromkeys(ids, math.ceil(FULL * PARTITIONS / len(ids)) if ids else 0)
+    owners: dict[int, str] = {}
+    for partition in range(PARTITIONS if ids else 0):
+        owner = max((one for one in ids if left[one]), key=lambda one: _weight(one, partition))
+        owners[partition] = owner
+        left[owner] -= 1
+    return owners
 
 
 def _weight(replica: str, partition: int) -> bytes:

@@ -31,6 +31,8 @@ LOAD = 32
 LIFE_S = 300.0
 # How often a point is passed before the process dies there; others: after some load.
 PASSED = {"sync.embodied": (8, 20), "opening.claimed": (1, 2), "checkpoint.begun": (20, 40), "sync.confirmed": (1, 4)}
+# Passed only while agents are made and first written: these come first, and are not left to chance later.
+FIRST = ("sync.embodied", "sync.confirmed")
 # Sync and chat's turns pass theirs less often than state its own.
 SELDOM = (8, 25)
 
@@ -124,8 +126,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     rng = random.Random(options.seed)
-    first = sorted(POINTS, key=lambda point: point != "sync.embodied")
-    points = (first + [rng.choice([*POINTS, "", ""]) for _ in range(options.rounds)])[: options.rounds]
+    others = [point for point in POINTS if point not in FIRST]
+    points = [*FIRST, *others, *(rng.choice([*others, "", ""]) for _ in range(options.rounds))][: options.rounds]
     with tempfile.TemporaryDirectory() as folder:
         rounds = Rounds(
             Path(folder) / "data", options.topology, rng, lambda one: print(one, file=sys.stderr, flush=True)

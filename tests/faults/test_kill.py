@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+from tests.e2e.stack import START_S
 from tests.faults.failing import POINTS
 from tests.faults.rounds import LOAD, Rounds
 
@@ -25,6 +26,8 @@ def test_at_named_points_of_one_process(tmp_path: Path) -> None:
     assert set(CHOSEN) <= set(POINTS)
     assert rounds.wrong == []
     assert all(one.fell and one.acknowledged >= LOAD for one in played), played
+    # R1 asks for 5 s, which `earshot bench scale` measures with 10,000 NPCs; a busy machine keeps this bound as well.
+    assert all(one.ready_s < START_S / 2 for one in played), played
 
 
 def test_any_process_at_any_moment(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
+
 from earshot.chat.v1 import chat_pb2
 from earshot.state.v1 import state_pb2
 from earshot.sync.v1 import sync_pb2
@@ -13,7 +16,7 @@ from services.common.gather import GATHERED, Resumed
 from services.common.mirror import Layout, Mirror, named
 from services.common.ownership import PARTITIONS
 from services.common.redis_rows import RedisRows
-from services.common.replicas import plan
+from services.common.replicas import FULL, plan
 from services.common.routing import guarded, world_of
 
 IDS = st.lists(st.text("abcdef0123456789", min_size=4, max_size=12), min_size=1, max_size=8, unique=True)
@@ -28,15 +31,23 @@ def test_everybody_plans_the_same_and_every_partition_has_one_owner(ids: list[st
 
 
 @given(IDS, st.data())
-def test_a_replica_that_goes_moves_its_own_share_and_nothing_else(ids: list[str], data: st.DataObject) -> None:
+def test_a_replica_that_goes_moves_its_own_share_and_little_else(ids: list[str], data: st.DataObject) -> None:
     gone = data.draw(st.sampled_from(ids))
     before, after = plan(ids), plan(one for one in ids if one != gone)
-    assert all(after[one] == owner for one, owner in before.items() if owner != gone and after)
+    others = [one for one, owner in before.items() if owner != gone and after and after[one] != owner]
+    assert len(others) <= PARTITIONS // 8
 
 
-def test_shares_are_about_equal() -> None:
-    counts = [list(plan(["a", "b", "c", "d"]).values()).count(one) for one in "abcd"]
-    assert min(counts) > 40
+@given(IDS)
+def test_nobody_has_much_more_than_an_even_share(ids: list[str]) -> None:
+    counts = [list(plan(ids).values()).count(one) for one in ids]
+    assert max(counts) <= math.ceil(FULL * PARTITIONS / len(ids))
+
+
+def test_many_replicas_share_evenly_too() -> None:
+    counts = Counter(plan(f"replica-{number}" for number in range(64)).values())
+    assert max(counts.values()) == 5  # four would be even; chance alone gives ten
+    assert len(counts) >= 60
 
 
 def ref(world: str) -> type_pb2.WorldRef:
