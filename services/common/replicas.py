@@ -151,7 +151,9 @@ class Replicas:
             raise Unavailable("partitions are being taken", reason="NOT_READY")
 
     async def run(self) -> None:
-        """Beat, and do what follows, until cancelled; then hand everything on."""
+        """Beat, and do what follows, until cancelled; then hand everything on. May be called again after it failed."""
+        # What it held before it failed was handed on: it is taken anew, as it is kept by now.
+        await self._drop(set(self._tokens))
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._beat(), name="replicas.beat")

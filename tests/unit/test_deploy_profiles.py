@@ -9,7 +9,9 @@ import copy
 import json
 import re
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from services.common.settings import Settings
+from services.common.shared import Shared
 from tests.unit.test_deploy import ROOT, Config, compose
 
 PROFILES = {
@@ -54,6 +58,46 @@ def added() -> Config:
 def test_a_profile_adds_what_it_says(profile: str) -> None:
     plain, more = (set(json.loads(_resolved(*one))["services"]) for one in ((), (profile,)))
     assert more - plain == PROFILES[profile]
+
+
+def test_replicas_listen_everywhere_and_tell_the_others_where_they_are() -> None:
+    """A service's name stands for all its containers: none can listen on it, and it leads nobody to one of them."""
+    over = ROOT / "deploy" / "compose.replicas.yml"
+    result = compose("--file", str(over), "--profile", "redis", "config", "--format", "json")
+    assert (result.returncode, result.stderr) == (0, "")
+    services = json.loads(result.stdout)["services"]
+    ports = set()
+    for room in ("cluster", "state", "sync", "chat"):
+        environment = services[room]["environment"]
+        settings = Settings(
+            _env_file=None,
+            store="redis://redis:6379/0",
+            **{f"{room}_addr": environment[f"EARSHOT_{room.upper()}_ADDR"]},
+        )
+        assert settings.address(room).startswith("0.0.0.0:")
+        assert "EARSHOT_ADVERTISE" not in environment
+        assert "container_name" not in services[room]
+        assert "hostname" not in services[room]
+        told = Shared(settings, frozenset({room}), time.monotonic).address(room)
+        assert told == f"{socket.gethostname()}:{settings.address(room).rpartition(':')[2]}"
+        ports.add(told)
+    assert len(ports) == 4
+
+
+@pytest.mark.parametrize(
+    ("address", "advertise", "told"),
+    [
+        ("10.0.0.7:50051", "", "10.0.0.7:50051"),
+        ("0.0.0.0:50051", "state-2.example.org", "state-2.example.org:50051"),
+        ("[::]:50051", "", f"{socket.gethostname()}:50051"),
+    ],
+)
+def test_a_replica_is_reached_where_it_listens_unless_it_says_otherwise(
+    address: str, advertise: str, told: str
+) -> None:
+    settings = Settings(_env_file=None, store="redis://127.0.0.1:1/0", state_addr=address, advertise=advertise)
+    shared = Shared(settings, frozenset({"state"}), time.monotonic)
+    assert (shared.address("state"), shared.address("edge")) == (told, "")
 
 
 def wrong_images(config: Config) -> list[str]:
