@@ -54,6 +54,11 @@ class Ownership(Protocol):
         ...
 
     @property
+    def sure(self) -> bool:
+        """Whether what is served here is known to be served nowhere else."""
+        ...
+
+    @property
     def parts(self) -> Mapping[int, Fence] | None:
         """Where replicas share the worlds, the partitions that are served here; None where all is one."""
         ...
@@ -79,6 +84,10 @@ class EmbeddedOwnership:
         return self._fences[0].token
 
     @property
+    def sure(self) -> bool:
+        return True
+
+    @property
     def parts(self) -> None:
         return None
 
@@ -101,7 +110,7 @@ class LeasedOwnership:
         fence = self._fences.get(partition)
         if fence is None:
             raise NotOwner(self.owners.get(partition, ""))
-        if self._monotonic() > self.until:
+        if not self.sure:
             raise Unavailable("the lease could not be renewed", reason="STORE_UNAVAILABLE", retry_after_ms=1000)
         return fence
 
@@ -110,6 +119,10 @@ class LeasedOwnership:
 
     def owner(self, tenant: str, world: str) -> str:
         return self.owners.get(partition_of(tenant, world), "")
+
+    @property
+    def sure(self) -> bool:
+        return self._monotonic() <= self.until
 
     @property
     def life(self) -> int:

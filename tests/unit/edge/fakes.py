@@ -199,6 +199,7 @@ class FakeState(state_pb2_grpc.StateServiceServicer):
             entities=newest.entities,
             clusters=self._apply_clusters(newest),
             recent_events=newest.events,
+            stale=self.stale,
         )
 
     def _apply_clusters(self, item: state_pb2.SnapshotItem) -> state_pb2.ClusterColumns:
@@ -283,6 +284,7 @@ class FakeState(state_pb2_grpc.StateServiceServicer):
         return state_pb2.CloseSessionResponse(closed=True)
 
     _boots: dict[Key, list[tuple[str, str]]] = field(default_factory=dict)
+    stale: bool = False
 
     # -- not called by the edge
 

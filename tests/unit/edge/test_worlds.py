@@ -68,6 +68,14 @@ async def test_one_world_with_what_every_room_knows() -> None:
         assert "missing" not in told
 
 
+async def test_a_world_says_when_it_may_be_old() -> None:
+    async with world() as edge:
+        await filled(edge)
+        assert "stale" not in (await edge.client.get("/v1/worlds/w")).json()
+        edge.state.stale = True
+        assert (await edge.client.get("/v1/worlds/w")).json()["stale"] is True
+
+
 async def test_rooms_that_do_not_answer_are_named_and_the_rest_shown() -> None:
     async with world() as edge:
         await filled(edge)

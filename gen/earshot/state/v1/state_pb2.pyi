@@ -1298,10 +1298,13 @@ class GetWorldResponse(_message.Message):
     CLUSTERS_FIELD_NUMBER: _builtins.int
     RECENT_EVENTS_FIELD_NUMBER: _builtins.int
     CLOSED_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     revision_ms: _builtins.int
     epoch: _builtins.int
     closed: _builtins.bool
+    stale: _builtins.bool
+    """The store that replicas share cannot be asked: another one may serve the world by now, and know more of it."""
     @_builtins.property
     def world(self) -> _type_pb2.WorldRef: ...
     @_builtins.property
@@ -1321,10 +1324,11 @@ class GetWorldResponse(_message.Message):
         clusters: Global___ClusterColumns | None = ...,
         recent_events: _abc.Iterable[_type_pb2.GameEvent] | None = ...,
         closed: _builtins.bool = ...,
+        stale: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["clusters", b"clusters", "entities", b"entities", "world", b"world"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "clusters", b"clusters", "entities", b"entities", "epoch", b"epoch", "recent_events", b"recent_events", "revision", b"revision", "revision_ms", b"revision_ms", "world", b"world"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["closed", b"closed", "clusters", b"clusters", "entities", b"entities", "epoch", b"epoch", "recent_events", b"recent_events", "revision", b"revision", "revision_ms", b"revision_ms", "stale", b"stale", "world", b"world"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
