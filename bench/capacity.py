@@ -33,7 +33,7 @@ TOLD = 0.15
 # What a clock that ticks a hundred times a second cannot tell from nothing, by operation: four ticks over so many.
 BLUR_US = {"snapshot": 40_000 / SNAPSHOTS, "line": 40_000 / LINES}
 # Who serves what: asked of the registry so often by every process for each room that it calls, and what that costs Redis.
-LOOKS_PER_S, LOOK_US = 2.0, 165.0
+LOOKS_PER_S, LOOK_US = 2.0, 135.0
 CALLED = {"edge": 3, "state": 1, "sync": 1, "chat": 2}
 # A model's answer, and tokens of a call with 1,500 of history.
 MODEL_S, TOKENS = 2.0, 2200

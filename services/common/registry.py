@@ -6,6 +6,7 @@ rows are, with its token; a second table tells callers where to find it. The fir
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -43,12 +44,21 @@ return token
 """
 # KEYS: fence of a partition. ARGV: token.
 _GIVE = "if redis.call('HGET', KEYS[1], 'token') == ARGV[1] then redis.call('HSET', KEYS[1], 'owner', '') end return 1"
-# KEYS: owners. ARGV: id and address, partitions.
+# KEYS: owners, their version. ARGV: the new version, id and address, partitions.
 _UNSHOW = """
-for i = 2, #ARGV do
-  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[1] then redis.call('HDEL', KEYS[1], ARGV[i]) end
+redis.call('SET', KEYS[2], ARGV[1])
+for i = 3, #ARGV do
+  if redis.call('HGET', KEYS[1], ARGV[i]) == ARGV[2] then redis.call('HDEL', KEYS[1], ARGV[i]) end
 end
 return 1
+"""
+# KEYS: owners, their version, addresses, replicas. ARGV: the version that is known. Owners only where there is another:
+# everybody looks twice a second, and they are the most of what there is to see.
+_LOOK = """
+local version, owners = redis.call('GET', KEYS[2]) or '', {}
+if version == '' or version ~= ARGV[1] then owners = redis.call('HGETALL', KEYS[1]) end
+return {version, owners, redis.call('HGETALL', KEYS[3]), redis.call('ZRANGE', KEYS[4], 0, -1, 'WITHSCORES'),
+        redis.call('TIME')}
 """
 
 
@@ -82,9 +92,11 @@ class Registry:
         # The library types each answer as that of either kind of client.
         self._store: Any = store
         self._room = room
-        self._replicas, self._addresses, self._owners = (
-            f"{{earshot:{room}}}:{name}" for name in ("replicas", "addresses", "owners")
+        self._replicas, self._addresses, self._owners, self._version = (
+            f"{{earshot:{room}}}:{name}" for name in ("replicas", "addresses", "owners", "version")
         )
+        # Owners as they were seen last, and of which version; versions are random, so that none comes twice.
+        self._known: tuple[str, dict[int, str]] = "", {}
 
     async def beat(self, me: Replica, lease_ms: int) -> dict[str, str]:
         """Be alive for one lease from now. Answers who is: address by id."""
@@ -92,7 +104,7 @@ class Registry:
             found: Any = await self._store.eval(
                 _BEAT, 2, self._replicas, self._addresses, me.id, me.address, str(lease_ms)
             )
-        return dict(found) if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
+        return _pairs(found)
 
     async def part(self, me: Replica) -> None:
         """Be gone, at once."""
@@ -101,12 +113,16 @@ class Registry:
 
     async def look(self) -> tuple[dict[int, str], dict[str, int]]:
         """Who serves each partition, and how long everybody's lease lasts, in ms, by address."""
-        async with _told(), self._store.pipeline(transaction=True) as pipe:
-            pipe.hgetall(self._owners).hgetall(self._addresses).zrange(self._replicas, 0, -1, withscores=True).time()
-            shown, addresses, leases, (seconds, micros) = await pipe.execute()
-        now = seconds * 1000 + micros // 1000
-        left = {addresses[one]: int(until) - now for one, until in leases if one in addresses}
-        return {int(partition): owner.partition(" ")[2] for partition, owner in shown.items()}, left
+        async with _told():
+            version, shown, addresses, leases, (seconds, micros) = await self._store.eval(
+                _LOOK, 4, self._owners, self._version, self._addresses, self._replicas, self._known[0]
+            )
+        if not version or version != self._known[0]:
+            self._known = version, {int(one): owner.partition(" ")[2] for one, owner in _pairs(shown).items()}
+        now = int(seconds) * 1000 + int(micros) // 1000
+        known = _pairs(addresses)
+        left = {known[one]: int(float(until)) - now for one, until in _pairs(leases).items() if one in known}
+        return self._known[1], left
 
     async def owners(self) -> dict[int, str]:
         """Who serves each partition, as `Replica.shown`."""
@@ -135,20 +151,28 @@ class Registry:
     async def show(self, me: Replica, partitions: Collection[int]) -> None:
         """Let callers know that these are served here."""
         if partitions:
-            async with _told():
-                await self._store.hset(self._owners, mapping={str(one): me.shown for one in partitions})
+            async with _told(), self._store.pipeline(transaction=True) as pipe:
+                pipe.hset(self._owners, mapping={str(one): me.shown for one in partitions})
+                await pipe.set(self._version, uuid.uuid4().hex).execute()
 
     async def unshow(self, me: Replica, partitions: Collection[int]) -> None:
         """Let callers know that these are not, or soon not, served here."""
         if partitions:
             async with _told():
-                await self._store.eval(_UNSHOW, 1, self._owners, me.shown, *map(str, partitions))
+                await self._store.eval(
+                    _UNSHOW, 2, self._owners, self._version, uuid.uuid4().hex, me.shown, *map(str, partitions)
+                )
 
     async def _each(self, script: str, arguments: Mapping[int, Collection[Any]]) -> dict[int, Any]:
         async with _told(), self._store.pipeline(transaction=False) as pipe:
             for partition, some in arguments.items():
                 pipe.eval(script, 1, key(self._room, partition, "fence"), *some)
             return dict(zip(arguments, await pipe.execute(), strict=True))
+
+
+def _pairs(found: Any) -> dict[str, str]:
+    """A script's hash: a flat list, or a map where the protocol has them."""
+    return dict(found) if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
 
 
 @asynccontextmanager

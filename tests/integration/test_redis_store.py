@@ -15,6 +15,7 @@ from services.common.errors import BadInput, Conflict, NotOwner, Unavailable
 from services.common.mirror import Layout
 from services.common.ownership import LeasedOwnership, partition_of
 from services.common.redis_rows import Batch, RedisRows, complaints, fit
+from services.common.registry import Registry, Replica, client
 from services.common.store import Database
 from tests.contract.stores import Redis
 from tests.redis_server import RedisServer, redis_server
@@ -77,6 +78,33 @@ async def test_a_row_of_somebody_elses_world_is_refused(server: RedisServer, tmp
         database.ownership.fence("t", "w")
     assert bodies(database) == []
     await database.close()
+
+
+async def test_who_serves_what_is_read_when_it_has_changed(server: RedisServer) -> None:
+    store = client(server.url)
+    a, b = Replica("a", "10.0.0.1:1"), Replica("b", "10.0.0.2:1")
+    ours, theirs = Registry(store, "chat"), Registry(store, "chat")
+    assert await ours.look() == ({}, {})
+    for one in (a, b):
+        await theirs.beat(one, 5000)
+    await theirs.show(a, [1, 2])
+    await theirs.show(b, [3])
+    owners, left = await ours.look()
+    assert owners == {1: a.address, 2: a.address, 3: b.address}
+    assert left.keys() == {a.address, b.address}
+    assert all(4000 < one <= 5000 for one in left.values())
+    # Nobody said that anything changed.
+    await store.hset("{earshot:chat}:owners", "9", a.shown)
+    assert (await ours.look())[0] == owners
+    await theirs.unshow(b, [2, 3])
+    assert (await ours.look())[0] == {1: a.address, 2: a.address, 9: a.address}
+    assert (await theirs.look())[0] == (await Registry(store, "chat").look())[0] == (await ours.look())[0]
+    # The server lost everything.
+    await store.flushall()
+    assert await ours.look() == ({}, {})
+    await theirs.show(a, [4])
+    assert (await ours.look())[0] == {4: a.address}
+    await store.aclose()
 
 
 def test_a_batch_that_was_given_up_does_not_land_after_its_successor(server: RedisServer) -> None:
