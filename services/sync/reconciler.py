@@ -346,6 +346,7 @@ class Reconciler:
         """The NPC's world closed."""
         self._lanes.drop(key)
         await self.agents.release(key)
+        await self.summaries.forget([key])
 
     async def release_vanished(self, keys: Sequence[Key]) -> None:
         """Keys that a listing did not name: released when state knows their world no more."""

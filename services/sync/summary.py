@@ -107,7 +107,10 @@ class Summaries:
                 return  # what it was made of was forgotten meanwhile
             summary = Summary(generation, left[-1].seq, clean(made.completion.text, SUMMARY_CHARS))
             await self._store.keep_summary(key, summary.generation, summary.upto, summary.text)
-            self._kept[key] = summary
+            if self._making.get(key) is mark:
+                self._kept[key] = summary
+            elif key not in self._kept:  # forgotten while it was written
+                await self._store.drop_summary(key)
         except EarshotError as error:
             _log.info("summary_failed", reason=error.reason)  # the lines are still there next time
         finally:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from earshot.sync.v1 import sync_pb2
 
+from services.sync.context import Key
+from services.sync.crew import Crew
 from services.sync.routing.breaker import OPEN_MIN_S
 from services.sync.routing.provider import Provider
 from services.sync.routing.providers import Budget, Configured
@@ -20,6 +23,8 @@ from services.sync.runtimes.port import (
     TimedOut,
     Unreachable,
 )
+from services.sync.speech.prompt import Line
+from services.sync.summary import Summaries
 from tests.unit.sync.fake_runtime import FakeRuntime, Plan, words
 from tests.unit.sync.fake_state import FakeState
 from tests.unit.sync.room import Heard, Room, room
@@ -256,6 +261,65 @@ async def test_what_left_the_window_is_summed_up_within_the_memory_scope() -> No
         assert "promised" not in words(runtime.asked[-1].turn.messages)
         await sync.converse(lines=[line(15, "Well?")], history_generation=1)
         assert "promised" not in words(runtime.asked[-1].turn.messages)
+
+
+async def test_a_summary_goes_with_its_world_also_one_that_is_being_made() -> None:
+    class Sums(FakeRuntime):
+        slow_s = 0.0
+
+        async def complete(self, system: str, text: str, image: str, most: int, timeout: float) -> Completion:
+            self.calls.append("complete")
+            await asyncio.sleep(self.slow_s)
+            return Completion("Ada promised to bring back the lantern.", 50, 9)
+
+    runtime = Sums("one", stateful=False, remote=False)
+    runtime.capabilities = type(runtime.capabilities)(stateful=False, remote=False, completes=True)
+    async with room(runtime, context_messages=4) as sync:
+        lines = [line(number, f"Word {number}.") for number in range(1, 14)]
+        for world, slow_s, kept in (("w", 0.0, 1), ("v", 3.0, 0)):
+            sync.state.put(world=world, players=["Ada"])
+            runtime.slow_s = slow_s
+            await sync.converse(lines=lines, history_generation=1, world=world)
+            await asyncio.sleep(1)
+            assert len(list(sync.store.load_summaries())) == kept
+            sync.state.close(world)
+            await asyncio.sleep(5)
+            assert list(sync.store.load_summaries()) == []
+        assert runtime.count("complete") == 2
+
+
+async def test_a_summary_that_is_forgotten_while_it_is_written_is_not_kept() -> None:
+    class Slow:
+        """A store that takes a second."""
+
+        rows: dict[Key, str]
+
+        async def keep_summary(self, key: Key, generation: int, upto: int, text: str) -> None:
+            await asyncio.sleep(1)
+            self.rows = {key: text}
+
+        async def drop_summary(self, key: Key) -> None:
+            self.rows.pop(key, None)
+
+    class Told:
+        @staticmethod
+        def possible() -> bool:
+            return True
+
+        @staticmethod
+        async def run(*_: object, **__: object) -> SimpleNamespace:
+            return SimpleNamespace(completion=Completion("Ada lives in Oak Lane.", 50, 9))
+
+    store, crew, key = Slow(), Crew(), Key("t", "w", "mara")
+    summaries = Summaries(store, Told(), crew)  # type: ignore[arg-type]  # what it uses of them
+    said = [Line(number, "Ada", f"Word {number}.") for number in range(1, 14)]
+    summaries.consider(key, 1, said, 4, "Mara")
+    await asyncio.sleep(0.5)
+    await summaries.forget([key])
+    await asyncio.sleep(1)
+    assert store.rows == {}
+    assert summaries.text(key, 1, 500) == ""
+    await crew.close(1)
 
 
 @pytest.mark.parametrize("fault", [Garbled("the completion is empty"), ServerFault("500"), TimedOut("late")])
