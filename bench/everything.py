@@ -224,6 +224,8 @@ def write(results: dict[str, Any]) -> None:
     for name, picture in pictures.items():
         if picture:
             (PICTURES / name).write_text(picture)
+        else:
+            (PICTURES / name).unlink(missing_ok=True)
     PAGE.write_text(page.markdown(results, {name for name, picture in pictures.items() if picture}))
 
 
