@@ -15,11 +15,11 @@ KEPT = 256
 
 @dataclass(slots=True)
 class Outcome:
-    """Replies so far, and the end."""
+    """Replies so far, and the end. changed: there while somebody waits; hundreds are kept that nobody waits for."""
 
     replies: list[Reply] = field(default_factory=list)
     settled: Settled | None = None
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    changed: asyncio.Event | None = None
 
     def of(self, npc_id: str) -> list[Reply]:
         """Replies by one NPC, or all for ""."""
@@ -30,10 +30,16 @@ class Outcome:
         try:
             async with asyncio.timeout(seconds):
                 while self.settled is None and not (npc_id and self.of(npc_id)):
-                    self.changed.clear()
+                    self.changed = self.changed or asyncio.Event()
                     await self.changed.wait()
         except TimeoutError:
             return
+
+    def tell(self) -> None:
+        """Wake all who wait."""
+        changed, self.changed = self.changed, None
+        if changed is not None:
+            changed.set()
 
 
 class Outcomes:
@@ -58,14 +64,14 @@ class Outcomes:
         """One turn has answered."""
         outcome = self.get(utterance_id)
         outcome.replies.append(reply)
-        outcome.changed.set()
+        outcome.tell()
 
     def settled(self, settled: Settled) -> None:
         """Nothing more will come."""
         outcome = self.get(settled.utterance_id)
         outcome.settled = settled
         outcome.replies = list(settled.replies)
-        outcome.changed.set()
+        outcome.tell()
 
     def forget(self) -> None:
         """Drop what has been settled; who still waits is answered."""
@@ -77,7 +83,7 @@ class Outcomes:
         for utterance_id, outcome in self._all.items():
             if outcome.settled is None:
                 outcome.settled = Settled(utterance_id, reason, not outcome.replies, "", tuple(outcome.replies))
-                outcome.changed.set()
+                outcome.tell()
 
     def _shrink(self) -> None:
         if len(self._all) <= KEPT:
