@@ -154,6 +154,7 @@ def _loaded(
     lost = sum(count for what, count in talk.outcomes.items() if what not in ("replied", "silent"))
     progress(f"chat: outcomes {dict(talk.outcomes)}")
     waits = talk.waits(model.asked)
+    progress(f"chat: {model.summaries} summaries")
     records = [
         Result(f"{name}: lines that failed or were refused", lost, "lines", 0, "less").record(),
         Result(f"{name}: addressed and not answered", len(talk.addressed - talk.answered), "lines", 0, "less").record(),
@@ -169,9 +170,12 @@ def _loaded(
             Result(f"{name}: {queue} waits over {bound:g} s, of {asked:g}", late, "turns", 0, "less").record()
         )
     settled = [(at, mib) for at, mib in memory if at >= SETTLED * seconds]
-    growth = 100 * slope(settled) * (settled[-1][0] - settled[0][0]) / settled[0][1]
+    per_s = slope(settled)
+    growth = 100 * per_s * (settled[-1][0] - settled[0][0]) / settled[0][1]
     records += [
         Result(f"{name}: memory at the end", settled[-1][1], "MiB", better="less").record(),
+        # Until the bounds of what is kept in memory are reached: log entries and outcomes of a world, traces, pages.
+        Result(f"{name}: its growth a line", 1024 * per_s / RATE, "KiB", better="less").record(),
         Result(
             f"{name}: its growth in the last {100 * (1 - SETTLED):.0f} %", growth, "%", GROWTH_PERCENT, "less"
         ).record(),
