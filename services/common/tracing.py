@@ -66,6 +66,8 @@ class Place:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         with contextlib.suppress(ValueError):  # an asynchronous generator that was closed from another task
             _here.reset(self._token)
+        # A finished span is kept for a while; the whole context in which it ran need not be.
+        del self._token
 
 
 class Span(Place):
