@@ -17,6 +17,8 @@ from typing import Any, Self
 _NUMBER = re.compile(rb"#(\d+)")
 _STREAM = re.compile(rb'"stream": *true')
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+# Less than a server keeps a connection on which nothing is asked.
+IDLE_S = 2.0
 SAID = "I have heard of it. Ask me again tomorrow."
 
 
@@ -134,7 +136,8 @@ class Client:
     """Requests to one port on connections that stay open, as many as are needed at once."""
 
     port: int
-    _idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=deque)
+    # Each with the loop time since which it is idle.
+    _idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter, float]] = field(default_factory=deque)
 
     async def post(self, path: str, body: Any, most_s: float, token: str = "") -> tuple[int, Any]:
         """Status and decoded answer, within `most_s`. Raises OSError (TimeoutError too), IncompleteReadError."""
@@ -149,7 +152,7 @@ class Client:
         head += f"authorization: Bearer {token}\r\n" if token else ""
         head += f"content-length: {len(sent)}\r\n\r\n"
         async with asyncio.timeout(most_s):
-            reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self.port)
+            reader, writer = self._free() or await asyncio.open_connection("127.0.0.1", self.port)
             try:
                 writer.write(head.encode() + sent)
                 answered = await reader.readuntil(b"\r\n\r\n")
@@ -158,8 +161,15 @@ class Client:
             except BaseException:
                 writer.close()
                 raise
-        self._idle.append((reader, writer))
+        self._idle.append((reader, writer, asyncio.get_running_loop().time()))
         return int(answered[9:12]), json.loads(told) if told else None
+
+    def _free(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """An idle connection that the server is not about to close: what it does after five seconds is no failure."""
+        now = asyncio.get_running_loop().time()
+        while self._idle and now - self._idle[0][2] > IDLE_S:
+            self._idle.popleft()[1].close()
+        return self._idle.pop()[:2] if self._idle else None
 
     def close(self) -> None:
         """Close what is idle."""
