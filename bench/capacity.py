@@ -161,8 +161,10 @@ def copies(cost: Costs, servers: int) -> dict[str, int]:
 
 
 def cell(cost: Costs) -> int:
-    """Busy game servers of which what every edge is told takes TOLD of a core; a fleet without such work has one cell."""
-    return max(math.floor(TOLD * 60e6 / cost.told_per_minute / 100) * 100, 100) if cost.told_per_minute else 1 << 31
+    """Busy game servers of one cell: as many as were simulated, and fewer where what every edge is told takes TOLD."""
+    if not cost.told_per_minute:
+        return SIMULATED[-1]
+    return min(max(math.floor(TOLD * 60e6 / cost.told_per_minute / 100) * 100, 100), SIMULATED[-1])
 
 
 def page(cost: Costs) -> str:
