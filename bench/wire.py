@@ -18,7 +18,7 @@ _NUMBER = re.compile(rb"#(\d+)")
 _STREAM = re.compile(rb'"stream": *true')
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 # Less than a server keeps a connection on which nothing is asked.
-IDLE_S = 2.0
+IDLE_S = 30.0
 SAID = "I have heard of it. Ask me again tomorrow."
 
 
@@ -165,7 +165,7 @@ class Client:
         return int(answered[9:12]), json.loads(told) if told else None
 
     def _free(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        """An idle connection that the server is not about to close: what it does after five seconds is no failure."""
+        """An idle connection that the server is not about to close: that it closes them is no failure."""
         now = asyncio.get_running_loop().time()
         while self._idle and now - self._idle[0][2] > IDLE_S:
             self._idle.popleft()[1].close()

@@ -52,10 +52,14 @@ def has_listeners(draft: Draft, conversation: Conversation) -> bool:
 
 
 def may_add_a_line(draft: Draft, conversation: Conversation) -> bool:
-    """A decision may be spoken as well, within the limits of a chain; an NPC alone talks to nobody but who asked."""
+    """A decision may be spoken as well, within the limits of a chain; an NPC alone talks to nobody but who asked.
+
+    Who owes a player an answer and is busy elsewhere will have its turn of the chain.
+    """
     if conversation.id.startswith(SOLO):
         return True
-    return has_listeners(draft, conversation) and conversation.npc_turns < draft.law(conversation).turns_hard
+    spoken_for = conversation.npc_turns + len(conversation.owed)
+    return has_listeners(draft, conversation) and spoken_for < draft.law(conversation).turns_hard
 
 
 def addressed(conversation: Conversation, turn: Turn) -> tuple[str, ...]:

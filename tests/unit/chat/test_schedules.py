@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.chat import reducer
@@ -16,6 +16,8 @@ from tests.unit.chat.schedule import Schedule
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32))
+# Three are owed an answer, one of them is busy alone, and meanwhile an NPC decides aloud: four in a chain of three.
+@example(seed=3206)
 def test_promises_hold_on_any_schedule(seed: int) -> None:
     schedule = Schedule(seed)
     schedule.run(60)
