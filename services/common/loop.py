@@ -9,15 +9,15 @@ order, and is worked on for a slice of time between two looks.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable
 from contextvars import Context, ContextVar
 from typing import TypeVarTuple
 
-# Work between two looks at the sockets; as long as the look and what it led to took, when that was longer, so that a
-# flood of bytes leaves half of the time to the work.
+# Work between two looks at the sockets; as long as the look and what it led to took, when that was longer: whatever
+# floods the sockets leaves half of the time to the work.
 SLICE_S = 0.005
-SLICE_MOST_S = 0.02
 
 Arguments = TypeVarTuple("Arguments")
 
@@ -32,7 +32,8 @@ class PromptLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self._waiting: deque[asyncio.Handle] = deque()
         self._due = False
-        self._worked = 0.0
+        # When work was broken off that goes on after the look.
+        self._left = math.inf
         self._apart = Context()
 
     def call_soon(
@@ -53,7 +54,7 @@ class PromptLoop(asyncio.SelectorEventLoop):
         """Run what waits, for a slice of time; what it schedules comes after the next look, as in asyncio."""
         waiting = self._waiting
         now = self.time()
-        end = now + min(max(SLICE_S, now - self._worked), SLICE_MOST_S)
+        end = now + max(SLICE_S, now - self._left)
         try:
             for _ in range(len(waiting)):
                 handle = waiting.popleft()
@@ -62,7 +63,7 @@ class PromptLoop(asyncio.SelectorEventLoop):
                 if self.time() >= end:
                     break
         finally:
-            self._worked = self.time()
             self._due = bool(waiting)
-            if self._due:
+            self._left = self.time() if waiting else math.inf
+            if waiting:
                 super().call_soon(self._work, context=self._apart)

@@ -25,6 +25,8 @@ from services.edge.answer import BASE_HEADERS, error_answer
 HEADER_BYTES = 16 * 1024
 KEEP_ALIVE_S = 75
 BACKLOG = 1024
+# Costs next to nothing, unlike the other open paths: a flood of those must not come before all other work.
+PROBE = b"/healthz"
 CLOSE = b"connection: close\r\n"
 END = b"\r\n\r\n"
 
@@ -76,10 +78,10 @@ class EdgeProtocol(HttpToolsProtocol):
         self._in_headers = False
         self._header_bytes = 0
         self._stop_timer()
-        if type(self).is_open(self.url):
+        if self.url == PROBE:
             # Its task is PROMPT, as this connection is.
             super().on_headers_complete()
-        elif self._in_turn() and not type(self).may_enter():
+        elif not type(self).is_open(self.url) and self._in_turn() and not type(self).may_enter():
             self._shedding = True
         else:
             Context().run(super().on_headers_complete)

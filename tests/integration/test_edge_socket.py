@@ -32,7 +32,7 @@ async def accept(scope: Any, receive: Any, send: Any) -> None:
 async def served(application: Any, round_trip: Callable[[float], None]) -> AsyncIterator[int]:
     """The port of a listener whose steps are PROMPT, as the edge's are; /healthz is open."""
     server = listener(
-        application, lambda url: url == b"/healthz", lambda: True, Settings(), 1.0, round_trip
+        application, lambda url: url == b"/metrics", lambda: True, Settings(), 1.0, round_trip
     )  # fmt: skip
     server.config.ws_ping_interval = 0.01
     prompt = copy_context()
@@ -69,7 +69,7 @@ async def test_probes_are_prompt_and_what_else_is_asked_on_their_connections_is_
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b""})
 
-    paths = ("/healthz", "/v1/worlds", "/healthz", "/v1/npcs", "/v1/npcs")
+    paths = ("/healthz", "/v1/worlds", "/healthz", "/v1/npcs", "/metrics")
     async with served(note, lambda _: None) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         with contextlib.closing(writer):
