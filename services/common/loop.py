@@ -18,6 +18,8 @@ from typing import TypeVarTuple
 # Work between two looks at the sockets; as long as the look and what it led to took, when that was longer: whatever
 # floods the sockets leaves half of the time to the work.
 SLICE_S = 0.005
+# The same while steps of a connection follow each other: each of them comes after a look.
+HURRIED_S = 0.001
 
 Arguments = TypeVarTuple("Arguments")
 
@@ -32,6 +34,7 @@ class PromptLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self._waiting: deque[asyncio.Handle] = deque()
         self._due = False
+        self._hurried = False
         # When work was broken off that goes on after the look.
         self._left = math.inf
         self._apart = Context()
@@ -42,6 +45,7 @@ class PromptLoop(asyncio.SelectorEventLoop):
         """As asyncio's: in the order of the calls, but for those of a PROMPT context, which come first."""
         prompt = PROMPT.get() if context is None else context.get(PROMPT)
         if prompt or self.is_closed() or self.get_debug():
+            self._hurried = True
             return super().call_soon(callback, *args, context=context)
         handle = asyncio.Handle(callback, args, self, context)
         self._waiting.append(handle)
@@ -54,7 +58,8 @@ class PromptLoop(asyncio.SelectorEventLoop):
         """Run what waits, for a slice of time; what it schedules comes after the next look, as in asyncio."""
         waiting = self._waiting
         now = self.time()
-        end = now + max(SLICE_S, now - self._left)
+        end = now + max(HURRIED_S if self._hurried else SLICE_S, now - self._left)
+        self._hurried = False
         try:
             for _ in range(len(waiting)):
                 handle = waiting.popleft()

@@ -24,6 +24,7 @@ RETRY_MS = 1000
 # Sessions, tenants and addresses whose rate is known; the one that came first is forgotten for one more.
 TRACKED = 20_000
 STRANGER_BURST = 20.0
+GATES = ("in_flight", "held", "session", "tenant", "address")
 
 
 @dataclass(slots=True)
@@ -80,6 +81,8 @@ class Admission:
         self._most_in_flight = 0
         self._held = 0
         self.draining = False
+        # Labels are slow to look up for every refusal.
+        self._refusals = {gate: metrics.admission_refused.labels(gate) for gate in GATES}
         metrics.requests_in_flight.set_function(lambda: self._in_flight)
 
     @property
@@ -145,7 +148,7 @@ class Admission:
             )  # fmt: skip
 
     def _refused(self, gate: str) -> None:
-        self._metrics.admission_refused.labels(gate).inc()
+        self._refusals[gate].inc()
 
     def hold(self) -> _Held:
         """Step out of the requests in flight while a poll is held, or raise Unavailable when too many are."""

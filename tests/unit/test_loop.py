@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from services.common.loop import PROMPT, SLICE_S, PromptLoop
+from services.common.loop import HURRIED_S, PROMPT, SLICE_S, PromptLoop
 
 
 class Paced(PromptLoop):
@@ -134,6 +134,28 @@ def test_steps_of_a_prompt_context_come_before_what_waits() -> None:
         await behind()
         assert [at for at, one in enumerate(seen) if one == "prompt"][-1] < 15
         assert [one for one in seen if one != "prompt"] == [*range(20), "last"]
+
+    run(main())
+
+
+def test_steps_that_follow_each_other_wait_for_short_slices() -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        seen: list[str] = []
+
+        def step(left: int) -> None:
+            seen.append("step")
+            if left:
+                loop.call_soon(step, left - 1)
+
+        await behind()
+        for _ in range(100):
+            loop.call_soon(seen.append, "work")
+        prompt_context().run(loop.call_soon, step, 5)
+        await behind()
+        slices = [part.count("w") for part in "".join(one[0] for one in seen).split("s")]
+        assert sum(slices) == 100
+        assert max(slices[1:-1]) <= HURRIED_S * 1000 + 2, "between two steps"
 
     run(main())
 
