@@ -29,9 +29,6 @@ _STEP[[ord("["), ord("{")]] = 1
 _STEP[[ord("]"), ord("}")]] = -1
 # A string (to the end of the text when it is not closed, so that the scan stays linear), or a bare token.
 _BARE = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|([-+]?(?:inf(?:inity)?|nan(?:\(ind\))?))', re.DOTALL | re.IGNORECASE)
-# Stands for a bare token while paths are searched: no game sends the largest double.
-_SENTINEL = 1.7976931348623157e308
-_SENTINEL_TEXT = b"1.7976931348623157e308"
 _FIELD = re.compile(r" - at `\$\.?(.*)`$")
 
 
@@ -132,22 +129,25 @@ def path_text(path: Path) -> str:
 
 
 def _paths(body: bytes) -> list[Path]:
-    """Where bare tokens stand in a body that is valid JSON but for them."""
-    marked = _BARE.sub(lambda match: match[0] if match[1] is None else _SENTINEL_TEXT, body)
+    """Where bare tokens stand in a body that is valid JSON but for them: there two readings of it differ."""
     found: list[Path] = []
-    _search(msgspec.json.decode(marked), (), found)
+    _search(_read_as(b"null", body), _read_as(b"0", body), (), found)
     return found
 
 
-def _search(value: Any, path: Path, found: list[Path]) -> None:
-    if isinstance(value, float):
-        if value == _SENTINEL:
+def _read_as(text: bytes, body: bytes) -> Any:
+    return msgspec.json.decode(_BARE.sub(lambda match: match[0] if match[1] is None else text, body))
+
+
+def _search(value: Any, other: Any, path: Path, found: list[Path]) -> None:
+    if value is None:
+        if other is not None:
             if len(found) == MAX_BARE:
                 raise BadInput(f"more than {MAX_BARE} values are not finite", reason="NOT_FINITE")
             found.append(path)
     elif isinstance(value, dict):
         for key, child in value.items():
-            _search(child, (*path, key), found)
+            _search(child, other[key], (*path, key), found)
     elif isinstance(value, list):
-        for index, child in enumerate(value):
-            _search(child, (*path, index), found)
+        for index, (child, there) in enumerate(zip(value, other, strict=True)):
+            _search(child, there, (*path, index), found)

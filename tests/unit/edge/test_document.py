@@ -284,6 +284,7 @@ def test_depth(body: bytes, levels: int) -> None:
 
 @EXAMPLES
 @given(DOCUMENTS.filter(lambda value: isinstance(value, dict)))
+@example({"hole": math.inf, "largest": 1.7976931348623157e308})
 def test_bare_tokens_are_null_and_found(value: Any) -> None:
     def holes(one: Any, path: tuple[Any, ...]) -> list[tuple[Any, ...]]:
         if isinstance(one, float) and not math.isfinite(one):
