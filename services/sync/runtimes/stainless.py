@@ -61,15 +61,15 @@ def _timeout(error: BaseException, kind: str) -> RuntimeFault:
     cause = error.__cause__ or error
     if not _names(cause) & {"ConnectTimeout", "PoolTimeout"}:
         return TimedOut(f"no answer in time ({kind})")
-    # openai's adapter of aiohttp calls every broken connection one that was not there in time.
+    # openai's adapter of aiohttp calls every connection that failed or broke one that was not there in time.
     below = _names(cause.__cause__) if cause.__cause__ is not None else set()
-    if "ClientConnectionError" in below and not below & {"ClientConnectorError", "ConnectionTimeoutError"}:
+    if "ClientConnectionError" in below and "ConnectionTimeoutError" not in below:
         return _connection(cause.__cause__ or cause, kind)
     return Unreachable(f"no connection in time ({kind})")
 
 
 def _connection(cause: BaseException, kind: str) -> RuntimeFault:
-    if _names(cause) & {"ConnectError", "UnsupportedProtocol"}:
+    if _names(cause) & {"ConnectError", "ClientConnectorError", "UnsupportedProtocol"}:
         return Unreachable("connection refused")
     # The request was sent and the connection broke: nobody knows.
     return ServerFault(f"the connection broke ({type(cause).__name__} in {kind})", unknown=True)
