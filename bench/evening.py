@@ -23,6 +23,7 @@ import httpx
 
 from bench.catalogue import Options, progress
 from bench.figures import percentile
+from bench.floors import Floors
 from bench.result import Result
 from bench.target import Target, earshot
 from bench.wire import Client, Model
@@ -228,23 +229,24 @@ class Judged:
 def judge(events: Iterable[Event], said: Mapping[str, float], named: set[str], got: Mapping[int, float]) -> Judged:
     """Go through a world's log. Pure."""
     found = Judged()
-    floor: dict[str, str] = {}
+    floors = Floors()
     cause: dict[str, str] = {}
     waiting: dict[str, float] = {}
     for event in sorted(events, key=lambda one: one["seq"]):
         place = event["conversation_id"]
         if event["type"] == "turn" and event["phase"] == "started":
             found.turns += 1
-            found.overlaps += place in floor
-            floor[place] = event["turn_id"]
+            found.overlaps += floors.begin(event["turn_id"], place, event["npc_id"])
             cause[event["turn_id"]] = event.get("cause_utterance_id", "")
         elif event["type"] == "turn" and event["phase"] in OVER:
             found.failed += event["phase"] == "failed" and event["reason"] != "SUPERSEDED"
             if event["phase"] == "cancelled":
                 found.interrupted += waiting.pop(cause.get(event["turn_id"], ""), None) is not None
-            floor = {other: turn for other, turn in floor.items() if turn != event["turn_id"]}
+            floors.end(event["turn_id"])
+        elif event["type"] == "membership":
+            floors.moved(place, event["change"], event["members_changed"])
         elif event["type"] == "utterance" and event["text"] in said and not event.get("ai"):
-            if event["text"] in named and place not in floor:
+            if event["text"] in named and not floors.taken(place):
                 found.free += 1
                 waiting[event["utterance_id"]] = said[event["text"]]
         elif event["type"] == "utterance" and event.get("turn_id"):

@@ -21,6 +21,7 @@ from earshot.type.v1 import type_pb2
 from bench.catalogue import Options, progress
 from bench.feed import TENANT, Disturbed, Feed
 from bench.figures import median, percentile
+from bench.floors import Floors
 from bench.ledger import LedgerRuntime
 from bench.naive import Naive
 from bench.rehearsal import members, roster_request
@@ -191,8 +192,8 @@ class Stage:
     def _judge(self, events: Iterable[chat_pb2.Event]) -> None:
         """What the log of a world says of its turns."""
         hour = self.hour
-        # The turn that has each conversation's floor; of each turn, its cause and what its agent had seen.
-        floor: dict[str, str] = {}
+        floors = Floors()
+        # Of each turn, its cause and what its agent had seen.
         began: dict[str, chat_pb2.TurnEvent] = {}
         revision = 0
         for event in events:
@@ -201,15 +202,16 @@ class Stage:
             hour.early += kind == "notice" and event.revision > revision
             if kind == "membership":
                 revision = max(revision, event.revision)
+                change = event.membership
+                name = type_pb2.TransitionType.Name(change.type).removeprefix("TRANSITION_TYPE_").lower()
+                floors.moved(event.conversation_id, name, change.member_ids)
             elif kind == "turn" and event.turn.phase == chat_pb2.TURN_PHASE_STARTED:
                 hour.turns += 1
-                hour.overlaps += event.conversation_id in floor
-                floor[event.conversation_id] = event.turn.turn_id
+                hour.overlaps += floors.begin(event.turn.turn_id, event.conversation_id, event.turn.npc_id)
                 began[event.turn.turn_id] = event.turn
                 self._waited(event.turn)
             elif kind == "turn" and event.turn.phase in OVER:
-                # Who was led away ends its turn in the conversation that it came to.
-                floor = {place: turn for place, turn in floor.items() if turn != event.turn.turn_id}
+                floors.end(event.turn.turn_id)
                 self._seen(began.get(event.turn.turn_id), event.turn)
 
     def _seen(self, started: chat_pb2.TurnEvent | None, over: chat_pb2.TurnEvent) -> None:

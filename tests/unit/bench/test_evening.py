@@ -26,7 +26,7 @@ def said(seq: int, at: float, text: str, place: str = "c1") -> dict[str, Any]:
 def turn(seq: int, phase: str, turn_id: str, cause: str = "", place: str = "c1", reason: str = "") -> dict[str, Any]:
     return {
         "type": "turn", "seq": seq, "at": 0.0, "conversation_id": place, "phase": phase, "turn_id": turn_id,
-        "cause_utterance_id": cause, "reason": reason,
+        "npc_id": f"npc-{turn_id}", "cause_utterance_id": cause, "reason": reason,
     }  # fmt: skip
 
 
@@ -71,6 +71,19 @@ def test_two_turns_at_once_in_one_conversation_are_seen_and_in_two_are_not() -> 
     apart = [turn(1, "started", "t1"), turn(2, "started", "t2", place="c2")]
     assert judge(apart, {}, set(), {}).overlaps == 0
     assert judge([*apart, turn(3, "started", "t3")], {}, set(), {}).overlaps == 1
+
+
+def test_a_turn_goes_where_its_speaker_goes() -> None:
+    def came(change: str) -> dict[str, Any]:
+        return {
+            "type": "membership", "seq": 2, "at": 0.0, "conversation_id": "c2", "change": change,
+            "members_changed": ["npc-t1"],
+        }  # fmt: skip
+
+    began, there, here = turn(1, "started", "t1"), turn(3, "started", "t3", place="c2"), turn(4, "started", "t4")
+    assert judge([began, came("joined"), here], {}, set(), {}).overlaps == 0
+    assert judge([began, came("joined"), there], {}, set(), {}).overlaps == 1
+    assert judge([began, came("left"), here], {}, set(), {}).overlaps == 1
 
 
 @pytest.mark.parametrize("npcs", evening.SIZES)

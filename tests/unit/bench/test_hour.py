@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from earshot.chat.v1 import chat_pb2
+from earshot.type.v1 import type_pb2
 
 from bench.hour import Stage, played, results
 from bench.troupe import troupe
@@ -14,7 +15,9 @@ def turn(
 ) -> chat_pb2.Event:
     return chat_pb2.Event(
         seq=seq, conversation_id=conversation,
-        turn=chat_pb2.TurnEvent(turn_id=turn_id, phase=phase, cause_utterance_id="u", revision_seen=seen),
+        turn=chat_pb2.TurnEvent(
+            turn_id=turn_id, npc_id=f"npc-{turn_id}", phase=phase, cause_utterance_id="u", revision_seen=seen
+        ),
     )  # fmt: skip
 
 
@@ -34,6 +37,14 @@ def test_two_turns_at_once_are_seen() -> None:
 def test_a_turn_that_is_led_away_ends_where_it_came_to() -> None:
     one, two = turn(1, "a", chat_pb2.TURN_PHASE_STARTED), turn(3, "b", chat_pb2.TURN_PHASE_STARTED)
     assert judged(one, turn(2, "a", chat_pb2.TURN_PHASE_CANCELLED, "2.0"), two).hour.overlaps == 0
+
+
+def test_a_turn_goes_where_its_speaker_goes() -> None:
+    change = chat_pb2.MembershipEvent(type=type_pb2.TRANSITION_TYPE_SPLIT, member_ids=["npc-a"])
+    went = chat_pb2.Event(seq=2, conversation_id="2.0", membership=change)
+    one, here = turn(1, "a", chat_pb2.TURN_PHASE_STARTED), turn(3, "b", chat_pb2.TURN_PHASE_STARTED)
+    assert judged(one, went, here).hour.overlaps == 0
+    assert judged(one, went, turn(3, "b", chat_pb2.TURN_PHASE_STARTED, "2.0")).hour.overlaps == 1
 
 
 def test_memory_older_than_the_words_is_seen() -> None:
