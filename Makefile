@@ -43,7 +43,7 @@ test-luau: setup-dev ## the Roblox SDK in a Luau VM against a real edge (needs N
 roblox: ## the Roblox module as one file for Studio: Earshot.rbxmx
 	@$(PYTHON) clients/roblox/build.py Earshot.rbxmx
 
-bench: setup-dev ## every bench beside its peers (about 15 minutes; CORPUS=DIRECTORY: of conversations): docs/benchmarks.md
+bench: setup-dev ## every bench beside its peers (about 20 minutes; CORPUS=DIRECTORY: of conversations): docs/benchmarks.md
 	@$(BIN)/python -m bench.everything $(if $(CORPUS),--corpus $(CORPUS))
 
 SOAK_MINUTES ?= 60
