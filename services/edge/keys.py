@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import os
 import secrets
 import tempfile
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import msgspec
@@ -22,6 +20,7 @@ import msgspec
 from services.common.clock import Clock
 from services.common.errors import BadInput, Conflict, Forbidden, NotFound, Unauthenticated, Unavailable
 from services.common.settings import Settings
+from services.edge.peer import loopback
 from services.edge.token import PREFIX, Session, Tokens
 
 LOCAL_TENANT = "local"
@@ -198,15 +197,9 @@ def host_name(host: str) -> str:
     return host.partition(":")[0]
 
 
-@lru_cache(maxsize=1024)
 def is_loopback(name: str) -> bool:
-    """Whether a name is this machine's own by definition."""
-    if name in ("localhost", "") or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
+    """Whether a name or an address is this machine's own by definition."""
+    return name in ("localhost", "") or name.endswith(".localhost") or loopback(name)
 
 
 def refuse_foreign_page(host: str, headers: dict[bytes, bytes]) -> None:

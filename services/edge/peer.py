@@ -55,7 +55,7 @@ def all_loopback(peer: str, forwarded_for: bytes) -> bool:
     hops = [peer] if peer else []
     if forwarded_for:
         hops += [_read(hop.strip()) or "unknown" for hop in forwarded_for.decode("latin-1").split(",")]
-    return all(_loopback(hop) for hop in hops)
+    return all(map(loopback, hops))
 
 
 def _read(text: str) -> str | None:
@@ -79,7 +79,8 @@ def _within(address: str, trusted: Sequence[Network]) -> bool:
 
 
 @lru_cache(maxsize=1024)
-def _loopback(address: str) -> bool:
+def loopback(address: str) -> bool:
+    """Whether an address is this machine's own. Remembered: every request asks it of its peer and of its host."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
