@@ -131,7 +131,10 @@ def one(name: str, part: Part, corpus: Path | None) -> dict[str, Any]:
     except NotMeasured as error:
         progress(f"{name} was not measured: {error}")
         report = {"error": str(error)}
-    command = " ".join(("earshot", "bench", *part.arguments))
+    # As it was run: what may be given was given or not.
+    given = {MAYBE_CORPUS: CORPUS if corpus is not None else ""}
+    said = filter(None, (given.get(argument, argument) for argument in part.arguments))
+    command = " ".join(("earshot", "bench", *said))
     took, spent = round(time.monotonic() - started), round(_processor_s() - before)
     return {
         "machine": told, "results": [], **report, "bench": name, "command": command, "s": took, "processor_s": spent,
